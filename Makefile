@@ -1,0 +1,38 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup up down demo test check bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## .venv with everything, from constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+up: setup ## start the embedded stack: Airflow, MLflow, gateway
+	@$(BIN)/airlock up
+
+down: setup ## stop it
+	@$(BIN)/airlock down
+
+demo: setup ## three releases of cartpole: promoted, promoted, rolled back
+	@$(BIN)/airlock demo
+
+test: setup ## the whole test suite
+	@$(BIN)/python -m pytest
+
+check: setup ## lint, format, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## measurements beside what one would use instead
+	@$(BIN)/python benchmarks/inference.py
