@@ -1,0 +1,83 @@
+"""Fixtures of the tasks' tests: a real MLflow server for the session, and policy specs of a test's own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+SPECS = Path(__file__).resolve().parents[2] / "dags" / "policies"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MLflow server (SQLite, file artifacts) that lives as long as the test session."""
+    state = tmp_path_factory.mktemp("mlflow")
+    url = f"http://127.0.0.1:{(port := _free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}", "--artifacts-destination", str(state / "a")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (state / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if httpx.get(f"{url}/health", timeout=1).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            assert server.poll() is None, (state / "log").read_text()
+            assert time.monotonic() < deadline, "MLflow did not become healthy\n" + (state / "log").read_text()
+            time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture
+def mlflow_server(mlflow_process: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A real MLflow server: its URL, with MLFLOW_TRACKING_URI set to it and AIRLOCK_HOME to a fresh directory."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_process)
+    monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AIRLOCK_DATABASE_URL", raising=False)
+    return mlflow_process
+
+
+@pytest.fixture
+def make_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`make_policy("cartpole", train={"seed": 3})` writes a spec of this test's own and returns its unique name.
+
+    It is the shipped spec with the given sections merged into it; AIRLOCK_POLICIES points to where it is.
+    """
+    directory = tmp_path / "policies"
+    directory.mkdir()
+    monkeypatch.setenv("AIRLOCK_POLICIES", str(directory))
+
+    def make(base: str = "cartpole", **sections: dict[str, Any]) -> str:
+        name = f"{base}_{secrets.token_hex(4)}"
+        document = yaml.safe_load((SPECS / f"{base}.yaml").read_text())
+        document["name"] = name
+        for section, fields in sections.items():
+            document[section] = {**(document.get(section) or {}), **fields}
+        (directory / f"{name}.yaml").write_text(yaml.safe_dump(document))
+        return name
+
+    return make
