@@ -1,0 +1,1 @@
+"""Thin DAG files: one per policy spec, all made by `dags.factory`."""

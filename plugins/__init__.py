@@ -1,0 +1,1 @@
+"""What Airlock adds to Airflow: its operators, their links and triggers."""

@@ -1,0 +1,1 @@
+"""Operators that a release consists of: a stage, the approval, the canary."""

@@ -1,0 +1,190 @@
+"""Makes the DAGs of one policy from its spec. Wiring only: what a task does lives in `tasks/`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, TriggerRule
+
+from plugins.operators.approval import ReleaseApproval
+from plugins.operators.canary import CanaryOperator
+from plugins.operators.report import ReportOperator
+from plugins.operators.stage import StageOperator
+from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
+
+FAMILIES = ("fp32", "fp16", "int8")
+
+
+def dags_of(policy: str) -> dict[str, DAG]:
+    """The DAGs of `policy`, by the name a DAG file binds them to. Raises SpecError when its spec is broken."""
+    spec = load(policy)
+    return {f"release_{policy}": release_dag(spec)}
+
+
+def release_dag(spec: PolicySpec) -> DAG:
+    """`release_<policy>`: from training to a champion, or to a reasoned no."""
+    retries: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+    with DAG(
+        dag_id=f"release_{spec.name}",
+        description=f"Train or import, check, canary and promote the policy {spec.name}",
+        doc_md=_doc(spec),
+        schedule=CronTriggerTimetable(spec.retrain.schedule, timezone="UTC") if spec.retrain.schedule else None,
+        catchup=False,
+        max_active_runs=1,
+        params=release_params(spec),
+        render_template_as_native_obj=False,
+        tags=["airlock", spec.name],
+        default_args=retries,
+    ) as dag:
+        with TaskGroup("build", tooltip="Train or import, evaluate, export, quantize, benchmark, select"):
+            train = StageOperator(task_id="train", stage="tasks.build:model", task_display_name="train or import")
+            evaluate = StageOperator(task_id="evaluate", stage="tasks.evaluate:evaluate")
+            export = StageOperator(task_id="export", stage="tasks.export:export")
+            quantize = StageOperator(task_id="quantize", stage="tasks.quantize:quantize")
+            benchmark = StageOperator.partial(
+                task_id="benchmark",
+                stage="tasks.benchmark:benchmark",
+                max_active_tis_per_dagrun=1,
+                map_index_template="{{ task.arguments['family'] }}",
+            ).expand(arguments=[{"family": family} for family in FAMILIES])
+            select = StageOperator(task_id="select", stage="tasks.select:select")
+            train >> evaluate >> export >> quantize >> benchmark >> select
+        with TaskGroup("register", tooltip="A candidate in the MLflow registry, with its model card"):
+            register = StageOperator(task_id="model_version", stage="tasks.register:register")
+        with TaskGroup("package", tooltip="A Bento, built, served and asked"):
+            bento = StageOperator(task_id="bento", stage="tasks.bento:build")
+        with TaskGroup("pre_deployment", tooltip="The checklist before anyone is served; approval where asked for"):
+            before = StageOperator(task_id="checklist", stage="tasks.checklist:pre_deployment")
+            approval = ReleaseApproval(
+                task_id="approval",
+                subject=f"Release a new {spec.name} to a canary?",
+                timeout_hours=spec.approval.timeout_hours if isinstance(spec.approval, Approval) else 24.0,
+            )
+            before >> approval
+        with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
+            canary = CanaryOperator(task_id="verdict")
+            users = StageOperator(task_id="simulated_users", stage="tasks.simulated_users:simulate", retries=0)
+        with TaskGroup(
+            "post_deployment", tooltip="The checklist on the new champion; failing restores the previous one"
+        ):
+            after = StageOperator(
+                task_id="checklist", stage="tasks.checklist:post_deployment", after_promotion=canary.task_id
+            )
+        report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+        select >> register >> bento >> before
+        approval >> [canary, users]
+        canary >> after
+        [after, users] >> report
+    return dag
+
+
+def release_params(spec: PolicySpec) -> dict[str, Param]:
+    """The trigger form: every field bounded and described, filled with the spec's own values."""
+    canary = spec.canary
+    return {
+        "source": Param(
+            "train", enum=["train", "zip"], title="Source", description_md="`train` a new policy, or import a `zip`"
+        ),
+        "zip_path": Param(
+            None,
+            type=["null", "string"],
+            title="Zip to import",
+            description_md="Path of a Stable-Baselines3 zip on the worker, for source `zip`. "
+            "A zip is a pickle: give only files you trust.",
+        ),
+        "seed": Param(
+            spec.train.seed,
+            type="integer",
+            minimum=0,
+            maximum=2**31 - 1,
+            title="Seed",
+            description_md="Seed of everything random in training. The same seed trains the same policy.",
+        ),
+        "timesteps": Param(
+            spec.train.total_timesteps,
+            type="integer",
+            minimum=1,
+            maximum=100_000_000,
+            title="Timesteps",
+            description_md="Environment steps to train for.",
+        ),
+        "minimum_mean_return": Param(
+            spec.evaluate.minimum_mean_return,
+            type="number",
+            title="Minimum mean return",
+            description_md="The offline gate: a candidate that scores below on seeded episodes is rejected. "
+            "A first release is judged against it in its canary, too.",
+        ),
+        "objective": Param(
+            canary.objective,
+            enum=["non_inferiority", "superiority"],
+            title="Objective",
+            description_md=f"What the canary must show: not worse by the margin ({canary.margin:g}), or better. "
+            "Scheduled runs ask for `superiority`.",
+        ),
+        "canary_steps": Param(
+            list(canary.steps),
+            type="array",
+            minItems=1,
+            maxItems=10,
+            items={"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
+            title="Canary steps",
+            description_md="Share of traffic each arm gets, step by step, growing, at most 0.5.",
+        ),
+        "max_units_per_arm": Param(
+            canary.max_units_per_arm,
+            type="integer",
+            minimum=2,
+            maximum=1_000_000,
+            title="Canary budget, units an arm",
+            description_md="Users (or episodes without a user) in each arm; then the canary ends inconclusive.",
+        ),
+        "max_hours": Param(
+            canary.max_hours,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=2160,
+            title="Canary budget, hours",
+            description_md="Then the canary ends inconclusive and the champion stays.",
+        ),
+        "approval": Param(
+            spec.approval != "none",
+            type="boolean",
+            title="Ask for approval",
+            description_md="A person must approve the candidate in the Airflow UI before its canary.",
+        ),
+        "dry_run_checks": Param(
+            [check for check, mode in spec.checks.items() if mode == "dry_run"],
+            type="array",
+            items={"type": "string", "enum": [*PRE_DEPLOYMENT, *POST_DEPLOYMENT]},
+            examples=[*PRE_DEPLOYMENT, *POST_DEPLOYMENT],
+            title="Checks in dry run",
+            description_md="These checks are run and shown, and do not gate.",
+        ),
+        "simulate_users": Param(
+            0,
+            type="integer",
+            minimum=0,
+            maximum=1024,
+            title="Simulated users",
+            description_md="Play that many episodes at once through the gateway during the canary. "
+            "0: your own traffic decides.",
+        ),
+    }
+
+
+def _doc(spec: PolicySpec) -> str:
+    promise = "better than" if spec.canary.objective == "superiority" else f"not worse by {spec.canary.margin:g} than"
+    return f"""\
+### Release of `{spec.name}`
+
+A {spec.train.algorithm.upper()} policy for `{spec.environment.id}` is trained (or imported), evaluated on
+{spec.evaluate.episodes} seeded episodes, exported and proved equal, quantized, benchmarked, registered in MLflow and
+packaged as a Bento. The pre-deployment checklist gates it into a canary; the canary promotes it when it is shown to be
+{promise} the champion, and rolls it back when it is worse. The post-deployment checklist confirms it or restores the
+previous champion. One release of a policy runs at a time; another one waits for it.
+
+Ends: `promoted`, `rolled_back` or `inconclusive` (both keep the champion; the run is green), `rejected` by a gate or
+`aborted` (the run is red and the champion untouched). The task `report` says which and why.
+"""

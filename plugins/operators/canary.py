@@ -1,0 +1,107 @@
+"""The canary as a deferrable operator: between looks it holds no worker, only a trigger that waits and reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from plugins.operators.links import LINKS
+from plugins.operators.stage import begin, final
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger(__name__)
+
+
+class CanaryTrigger(BaseTrigger):
+    """Looks at a running canary every `poll_seconds` and fires when there is something to do.
+
+    It reads stored rows only, so two triggerers may run it at once; the resumed task acts.
+    """
+
+    def __init__(self, policy: str, generation: str, plan: dict[str, Any], poll_seconds: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self.generation = generation
+        self.plan = plan
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, for the triggerer."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "policy": self.policy,
+                "generation": self.generation,
+                "plan": self.plan,
+                "poll_seconds": self.poll_seconds,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event: the judgement that asks for a step or ends the canary. A failed look is tried again."""
+        from tasks import canary
+
+        while True:
+            await asyncio.sleep(self.poll_seconds)
+            try:
+                judgement = await asyncio.to_thread(canary.look, self.policy, self.generation, self.plan)
+            except Exception:
+                log.exception("canary %s of %s: the look failed; trying again", self.generation, self.policy)
+                continue
+            log.info("canary %s of %s: %s", self.generation, self.policy, judgement["reason"])
+            if judgement["verdict"] != "continue" or judgement["advance"]:
+                yield TriggerEvent(judgement)
+                return
+
+
+class CanaryOperator(BaseOperator):
+    """Starts the canary, takes its ramp from step to step, and ends it by its verdict.
+
+    A task that is killed and tried again takes the same canary up where it stands.
+    """
+
+    operator_extra_links = LINKS
+
+    def __init__(self, *, poll_seconds: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.poll_seconds = poll_seconds
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start (or take up) the canary and wait."""
+        from tasks import canary
+
+        release = begin(context)
+        done = release.get_json("canary/verdict.json")
+        if done:
+            return dict(done)
+        final(canary.start, release)
+        return self._wait(release)
+
+    def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Act on what the trigger saw: the next ramp step, or the verdict, computed again from the stored rows."""
+        from tasks import canary
+
+        release = begin(context)
+        if event["verdict"] == "continue":
+            final(canary.advance, release)
+            return self._wait(release)
+        outcome = final(canary.finish, release)
+        if outcome["verdict"] == "continue":
+            return self._wait(release)
+        return dict(outcome)
+
+    def _wait(self, release: Any) -> Any:
+        from tasks import canary
+
+        plan = canary.plan(release)
+        self.defer(
+            trigger=CanaryTrigger(release.policy, plan.generation, plan.to_json(), self.poll_seconds),
+            method_name="resume",
+        )

@@ -1,0 +1,35 @@
+"""The last task of every release: says how it ended, whatever happened before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from plugins.operators.links import LINKS
+from tasks.runs import Release
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+ENDED_WELL = ("promoted", "rolled_back", "inconclusive")
+
+
+class ReportOperator(BaseOperator):
+    """Writes the release's report. Fails the run when the release was rejected, aborted or broke."""
+
+    operator_extra_links = LINKS
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Report from the states of the run's other tasks."""
+        from tasks.report import report
+
+        ti, dag_run, dag_id = context["ti"], context["dag_run"], context["dag"].dag_id
+        states = ti.get_task_states(dag_id=dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
+        states.pop(self.task_id, None)
+        policy = dag_id.removeprefix("release_")
+        summary = report(Release.find(policy, dag_run.run_id), policy, dag_run.run_id, states)
+        if summary["outcome"] not in ENDED_WELL:
+            raise AirflowFailException(f"release {summary['outcome']}: {summary['reason']}")
+        return dict(summary)

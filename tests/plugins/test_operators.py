@@ -1,0 +1,199 @@
+"""Operators of a release, driven as Airflow drives them: execute, defer, resume."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+
+from plugins.operators import approval as approval_module
+from plugins.operators import canary as canary_module
+from plugins.operators import stage as stage_module
+from plugins.operators.approval import ReleaseApproval
+from plugins.operators.canary import CanaryOperator, CanaryTrigger
+from plugins.operators.stage import StageOperator, begin
+from tasks import approval, canary
+from tasks.errors import Misconfigured, Rejected
+from tasks.runs import Release
+from tasks.spec import Params, load
+
+CONTINUE = {"verdict": "continue", "advance": False, "reason": "12 of 2000 units"}
+STEP = {"verdict": "continue", "advance": True, "reason": "next step"}
+PROMOTE = {"verdict": "promote", "advance": False, "reason": "the lower bound is above 0"}
+
+
+class FakeRelease:
+    """Stands in for a release's MLflow run, which these tests have no use for."""
+
+    policy = "cartpole"
+
+    def __init__(self, artifacts: dict[str, Any] | None = None, approval: str = "none") -> None:
+        self.artifacts = artifacts or {}
+        self.spec = load("cartpole").model_copy(update={"approval": approval})
+
+    def get_json(self, path: str) -> Any:
+        return self.artifacts.get(path)
+
+
+def context(run_type: str = "manual", conf: dict[str, Any] | None = None, verdict: str | None = None) -> Any:
+    return {
+        "dag": SimpleNamespace(dag_id="release_cartpole"),
+        "dag_run": SimpleNamespace(run_id="run-1", run_type=run_type, conf=conf),
+        "params": {"seed": 3, "objective": "non_inferiority"},
+        "ti": SimpleNamespace(xcom_pull=lambda task_ids: {"verdict": verdict}),
+        "task_instance": SimpleNamespace(id="ti"),
+    }
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Params]:
+    seen: list[Params] = []
+
+    def open_release(policy: str, dag_run_id: str, params: Params) -> str:
+        assert (policy, dag_run_id) == ("cartpole", "run-1")
+        seen.append(params)
+        return "the release"
+
+    monkeypatch.setattr(Release, "open", staticmethod(open_release))
+    return seen
+
+
+def test_a_persons_release_keeps_the_objective_of_the_form(opened: list[Params]) -> None:
+    begin(context())
+    assert opened[0].objective == "non_inferiority"
+    assert opened[0].seed == 3
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "asset_triggered"])
+def test_a_release_nobody_asked_for_must_show_superiority(opened: list[Params], run_type: str) -> None:
+    begin(context(run_type))
+    assert opened[0].objective == "superiority"
+
+
+def good(release: Any, bonus: int = 0) -> dict[str, Any]:
+    return {"release": release, "bonus": bonus}
+
+
+def refuses(release: Any) -> None:
+    raise Rejected("mean return 31 is below 400")
+
+
+def mistaken(release: Any) -> None:
+    raise Misconfigured("no such zip")
+
+
+def breaks(release: Any) -> None:
+    raise ConnectionError("MLflow is down")
+
+
+def stage(function: str, **kwargs: Any) -> StageOperator:
+    return StageOperator(task_id="stage", stage=f"{__name__}:{function}", **kwargs)
+
+
+def test_a_stage_runs_its_function_on_the_release_with_its_arguments(opened: list[Params]) -> None:
+    assert stage("good", arguments={"bonus": 2}).execute(context()) == {"release": "the release", "bonus": 2}
+
+
+@pytest.mark.parametrize("function", ["refuses", "mistaken"])
+def test_a_gates_no_and_a_persons_mistake_are_never_retried(opened: list[Params], function: str) -> None:
+    with pytest.raises(AirflowFailException):
+        stage(function).execute(context())
+
+
+def test_a_fault_that_can_pass_is_left_to_airflows_retries(opened: list[Params]) -> None:
+    with pytest.raises(ConnectionError):
+        stage("breaks").execute(context())
+
+
+def test_post_deployment_runs_only_after_a_promotion(opened: list[Params]) -> None:
+    after = stage("good", after_promotion="canary.verdict")
+    with pytest.raises(AirflowSkipException, match="roll_back"):
+        after.execute(context(verdict="roll_back"))
+    assert after.execute(context(verdict="promote"))["release"] == "the release"
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    plan = SimpleNamespace(generation="g1", to_json=lambda: {"alpha": 0.05})
+    monkeypatch.setattr(canary, "plan", lambda release: plan)
+    monkeypatch.setattr(canary, "start", lambda release: calls.append("start"))
+    monkeypatch.setattr(canary, "advance", lambda release: calls.append("advance"))
+    monkeypatch.setattr(canary, "finish", lambda release: calls.append("finish") or {"verdict": "promote"})
+    return calls
+
+
+def use(monkeypatch: pytest.MonkeyPatch, release: FakeRelease) -> None:
+    for module in (stage_module, canary_module, approval_module):
+        monkeypatch.setattr(module, "begin", lambda context: release)
+
+
+def test_the_canary_waits_in_a_trigger_steps_and_ends(monkeypatch: pytest.MonkeyPatch, control: list[str]) -> None:
+    use(monkeypatch, FakeRelease())
+    operator = CanaryOperator(task_id="verdict")
+    with pytest.raises(TaskDeferred) as waiting:
+        operator.execute(context())
+    path, arguments = waiting.value.trigger.serialize()
+    assert path == "plugins.operators.canary.CanaryTrigger"
+    assert arguments["policy"] == "cartpole"
+    assert arguments["generation"] == "g1"
+    with pytest.raises(TaskDeferred):
+        operator.resume(context(), STEP)
+    assert operator.resume(context(), PROMOTE) == {"verdict": "promote"}
+    assert control == ["start", "advance", "finish"]
+
+
+def test_a_canary_that_already_ended_is_not_started_again(monkeypatch: pytest.MonkeyPatch, control: list[str]) -> None:
+    use(monkeypatch, FakeRelease({"canary/verdict.json": {"verdict": "roll_back"}}))
+    assert CanaryOperator(task_id="verdict").execute(context()) == {"verdict": "roll_back"}
+    assert control == []
+
+
+def test_the_trigger_fires_only_when_there_is_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([CONTINUE, OSError("database is locked"), CONTINUE, PROMOTE])
+    looks: list[str] = []
+
+    def look(policy: str, generation: str, plan: dict[str, Any]) -> dict[str, Any]:
+        looks.append(generation)
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(canary, "look", look)
+
+    async def first() -> Any:
+        return await anext(CanaryTrigger("cartpole", "g1", {}, poll_seconds=0.001).run())
+
+    assert asyncio.run(first()).payload == PROMOTE
+    assert looks == ["g1"] * 4
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    given: list[tuple[str, str]] = []
+    monkeypatch.setattr(approval, "approve", lambda release, who, reason: given.append(("approve", who)))
+    monkeypatch.setattr(approval, "reject", lambda release, who, reason: given.append(("reject", who)))
+    return given
+
+
+def test_without_a_wish_for_approval_the_candidate_is_approved_at_once(
+    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, str]]
+) -> None:
+    use(monkeypatch, FakeRelease())
+    ReleaseApproval(task_id="approval", subject="?", timeout_hours=1).execute(context())
+    assert [answer for answer, _ in answers] == ["approve"]
+
+
+def test_a_persons_answer_is_recorded_and_a_rejection_fails_the_task(
+    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, str]]
+) -> None:
+    use(monkeypatch, FakeRelease(approval="required"))
+    operator = ReleaseApproval(task_id="approval", subject="?", timeout_hours=1)
+    operator.execute_complete(context(), {"chosen_options": ["Approve"], "responded_by_user": {"name": "ada"}})
+    with pytest.raises(AirflowFailException, match="deadline"):
+        operator.execute_complete(context(), {"chosen_options": ["Reject"], "responded_by_user": None})
+    assert answers == [("approve", "ada"), ("reject", "nobody (the deadline passed)")]
