@@ -1,0 +1,190 @@
+"""What ends a canary at once, whatever its returns say: pure functions of both arms' counters and units.
+
+Tripwires have no error probability (a challenger that does such a thing is out): non-finite outputs, exceptions,
+fault events, latency, a much larger share of answers by the fallback. Two are tests with a budget of their own:
+abandonment and the sample ratio; they can only stop a canary, so they add nothing to false promotion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tasks.analysis import sample_ratio
+from tasks.analysis.betting import log_wealth
+from tasks.analysis.decision import Bools
+
+ABANDONMENT_ALPHA = 0.01
+LATENCY_RATIO = 1.5
+LATENCY_DECISIONS = 1000
+FALLBACK_DECISIONS = 500
+FALLBACK_SHARE = 0.02
+FALLBACK_RATIO = 3.0
+
+
+@dataclass(frozen=True)
+class ArmStats:
+    """Counters of one arm, summed over gateway workers. `latency_bounds` are a histogram's upper bounds, seconds."""
+
+    decisions: int = 0
+    fallbacks: int = 0
+    non_finite: int = 0
+    exceptions: int = 0
+    breaker_open: bool = False
+    latency_bounds: tuple[float, ...] = ()
+    latency_counts: tuple[int, ...] = ()
+
+    @staticmethod
+    def total(rows: Iterable[Mapping[str, Any]]) -> ArmStats:
+        """Sum the gateway's `arm_stats.stats` documents (bentos/stats.py) of one arm."""
+        documents = list(rows)
+
+        def summed(section: str, name: str) -> int:
+            return sum(int(document.get(section, {}).get(name, 0)) for document in documents)
+
+        bounds: tuple[float, ...] = ()
+        counts: list[int] = []
+        for document in documents:
+            latency = document.get("latency") or {}
+            if latency.get("counts"):
+                bounds = tuple(latency["buckets"])
+                counts = [a + b for a, b in zip(counts or [0] * len(latency["counts"]), latency["counts"], strict=True)]
+        return ArmStats(
+            decisions=sum(int(document.get("decisions", 0)) for document in documents),
+            fallbacks=summed("sources", "fallback"),
+            non_finite=summed("faults", "non_finite"),
+            exceptions=summed("faults", "exception"),
+            breaker_open=any(document.get("breaker_open") for document in documents),
+            latency_bounds=bounds,
+            latency_counts=tuple(counts),
+        )
+
+    @property
+    def fallback_share(self) -> float:
+        """Share of decisions that the fallback answered."""
+        return self.fallbacks / self.decisions if self.decisions else 0.0
+
+    def latency_quantile(self, share: float) -> float | None:
+        """A latency quantile in seconds, linear within its bucket as Prometheus does; None without observations."""
+        total = sum(self.latency_counts)
+        if not total:
+            return None
+        rank, below, low = share * total, 0, 0.0
+        for high, count in zip(self.latency_bounds, self.latency_counts, strict=False):
+            if below + count >= rank and count:
+                return low + (high - low) * (rank - below) / count
+            below, low = below + count, high
+        return low
+
+
+@dataclass(frozen=True)
+class Guardrail:
+    """One guardrail at one look. `fired` is what it demands, or null; `observed` and `threshold` are in `unit`."""
+
+    id: str
+    fired: Literal["roll_back", "inconclusive"] | None
+    observed: float
+    threshold: float
+    unit: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+
+def non_finite(challenger: ArmStats) -> Guardrail:
+    """A single NaN or infinity among the challenger's outputs."""
+    return _tripwire("non_finite", challenger.non_finite, "non-finite outputs of the challenger")
+
+
+def exceptions(challenger: ArmStats) -> Guardrail:
+    """A single exception while the challenger decided."""
+    return _tripwire("exceptions", challenger.exceptions, "exceptions while the challenger decided")
+
+
+def breaker(challenger: ArmStats, events: tuple[str, ...]) -> Guardrail:
+    """An open breaker, or a fault event that a gateway committed for the challenger's version (an opened breaker, a
+    refused package) since the canary began.
+    """
+    found = _tripwire("breaker", len(events) + challenger.breaker_open, "open breakers or fault events")
+    return Guardrail(**{**asdict(found), "reason": f"{found.reason}: {events[0]}"}) if events else found
+
+
+def latency(control: ArmStats, challenger: ArmStats, slo_seconds: float) -> Guardrail:
+    """The challenger's p99 beyond the objective and well beyond the concurrent control's (alone on a first release)."""
+    ours, theirs = challenger.latency_quantile(0.99), control.latency_quantile(0.99)
+    threshold = max(slo_seconds, LATENCY_RATIO * theirs) if theirs is not None else slo_seconds
+    few = min(sum(challenger.latency_counts), sum(control.latency_counts) or LATENCY_DECISIONS) < LATENCY_DECISIONS
+    fired = ours is not None and not few and ours > threshold
+    beside = f", {LATENCY_RATIO} times control's {1e3 * theirs:.1f} ms" if theirs is not None else ""
+    return Guardrail(
+        "latency",
+        "roll_back" if fired else None,
+        1e3 * (ours or 0.0),
+        1e3 * threshold,
+        "ms",
+        f"the challenger's p99 latency is {1e3 * (ours or 0.0):.1f} ms (objective {1e3 * slo_seconds:g} ms{beside})",
+    )
+
+
+def fallback_rate(control: ArmStats, challenger: ArmStats) -> Guardrail:
+    """The share of the challenger's decisions that its fallback had to answer, against a floor and control's share.
+
+    Decisions come in bursts, so this is a tripwire with room to spare and not a test.
+    """
+    threshold = max(FALLBACK_SHARE, FALLBACK_RATIO * control.fallback_share)
+    share = challenger.fallback_share
+    fired = challenger.decisions >= FALLBACK_DECISIONS and share > threshold
+    return Guardrail(
+        "fallback_rate",
+        "roll_back" if fired else None,
+        share,
+        threshold,
+        "share",
+        f"the fallback answered {share:.2%} of the challenger's {challenger.decisions} decisions "
+        f"(control: {control.fallback_share:.2%})",
+    )
+
+
+def abandonment(challenger: Bools, abandoned: Bools) -> Guardrail:
+    """More units of the challenger than of control never report.
+
+    Arms are fair coins, so while abandonment is no likelier under the challenger each abandoned unit is the
+    challenger's with probability at most ½, whatever the environment does: a bet on that, mixed over `FRACTIONS`
+    (see `betting`), is an e-process, with a budget of its own (`ABANDONMENT_ALPHA`).
+    """
+    arms = challenger[abandoned]
+    wealth = log_wealth(np.where(arms, 1.0, -1.0))
+    evidence = math.exp(min(float(wealth.max()), 50.0)) if len(wealth) else 1.0
+    ours = int(arms.sum())
+    return Guardrail(
+        "abandonment",
+        "roll_back" if evidence >= 1.0 / ABANDONMENT_ALPHA else None,
+        evidence,
+        1.0 / ABANDONMENT_ALPHA,
+        "e-value",
+        f"{ours} units of the challenger never reported, {len(arms) - ours} of control",
+    )
+
+
+def ratio(assigned: Bools) -> Guardrail:
+    """Units at their assignment against the fair coin: a broken split ends the canary as inconclusive."""
+    evidence = math.exp(min(float(sample_ratio.log_evidence(assigned).max()), 50.0)) if len(assigned) else 1.0
+    ours = int(assigned.sum())
+    return Guardrail(
+        "sample_ratio",
+        "inconclusive" if evidence >= 1.0 / sample_ratio.ALPHA else None,
+        evidence,
+        1.0 / sample_ratio.ALPHA,
+        "e-value",
+        f"{ours} units were assigned to the challenger and {len(assigned) - ours} to control, by a fair coin",
+    )
+
+
+def _tripwire(name: str, count: int, what: str) -> Guardrail:
+    return Guardrail(name, "roll_back" if count else None, count, 0, "count", f"{count} {what}")

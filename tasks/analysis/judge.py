@@ -1,0 +1,194 @@
+"""The judge: one pure function from evidence and plan to what happens to a canary, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tasks.analysis import asymptotic, guardrails, mean_difference, one_sample
+from tasks.analysis.decision import Bounds, Decision
+from tasks.analysis.guardrails import ArmStats, Guardrail
+from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.units import Units, within_budget
+
+Verdict = Literal["promote", "roll_back", "inconclusive", "continue"]
+
+
+_NOTHING = ArmStats()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a verdict may depend on, as stored.
+
+    `events` are the fault events of the challenger's version since the canary began; `stopped` says why the canary no
+    longer runs, where something else ended it (a champion moved by hand); `hours` is its age.
+    """
+
+    units: Units
+    control: ArmStats = _NOTHING
+    challenger: ArmStats = _NOTHING
+    events: tuple[str, ...] = ()
+    stopped: str | None = None
+    hours: float = 0.0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge says. `units` and `difference` are those analysed at the verdict (or so far); `reason` is for
+    people; `advance` says that the next ramp step may begin.
+    """
+
+    verdict: Verdict
+    reason: str
+    advance: bool
+    units: dict[str, int]
+    waiting: int
+    abandoned: dict[str, int]
+    difference: Bounds
+    guardrails: tuple[Guardrail, ...]
+    step: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON: what `look` answers and `canary/verdict.json` keeps."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "advance": self.advance,
+            "units": self.units,
+            "waiting": self.waiting,
+            "abandoned": self.abandoned,
+            "difference": self.difference.to_json(),
+            "guardrails": [guardrail.to_json() for guardrail in self.guardrails],
+            "step": self.step,
+        }
+
+
+def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
+    """The verdict on a canary.
+
+    In order: something else ended it (inconclusive); a tripwire or the abandonment test fired (roll_back); the split
+    is broken (inconclusive); a return lies outside the stated range, so the exact test does not hold (inconclusive);
+    the primary test decided (roll_back, promote); the budget of units or hours is spent (inconclusive); else continue.
+    """
+    units = evidence.units
+    used = units.first(within_budget(units.challenger, plan.max_units_per_arm))
+    rails = _guardrails(evidence, used, plan)
+    decision = decide(used, plan)
+    verdict, reason = _verdict(evidence, used, plan, rails, decision)
+    counted = used.first(decision.units)
+    lost = counted.challenger[counted.abandoned]
+    return Judgement(
+        verdict,
+        reason,
+        verdict == "continue" and _may_advance(evidence, plan),
+        counted.count(),
+        units.waiting,
+        {"control": int((~lost).sum()), "challenger": int(lost.sum())},
+        decision.bounds,
+        rails,
+        evidence.step,
+    )
+
+
+def decide(units: Units, plan: CanaryPlan) -> Decision:
+    """The primary test of the plan on analysed units: two arms, or one against the threshold on a first release."""
+    if plan.champion is None:
+        if plan.bounds is None:
+            return asymptotic.decide_threshold(
+                units.returns, threshold=plan.threshold, margin=plan.margin, alpha=plan.alpha
+            )
+        return one_sample.decide(units.returns, bounds=plan.bounds, threshold=plan.threshold, alpha=plan.alpha)
+    if plan.bounds is None:
+        return asymptotic.decide(
+            units.challenger, units.returns, margin=plan.margin, alpha=plan.alpha, objective=plan.objective
+        )
+    return mean_difference.decide(
+        units.challenger,
+        units.returns.clip(*plan.bounds),
+        bounds=plan.bounds,
+        margin=plan.margin,
+        alpha=plan.alpha,
+        objective=plan.objective,
+    )
+
+
+def _guardrails(evidence: Evidence, used: Units, plan: CanaryPlan) -> tuple[Guardrail, ...]:
+    control, challenger = evidence.control, evidence.challenger
+    alone = (
+        guardrails.non_finite(challenger),
+        guardrails.exceptions(challenger),
+        guardrails.breaker(challenger, evidence.events),
+        guardrails.fallback_rate(control, challenger),
+        guardrails.latency(control, challenger, plan.latency_slo_ms / 1e3),
+    )
+    if plan.champion is None:
+        return alone
+    beside = (guardrails.abandonment(used.challenger, used.abandoned), guardrails.ratio(evidence.units.assigned))
+    return (*alone, *beside)
+
+
+def _verdict(
+    evidence: Evidence, used: Units, plan: CanaryPlan, rails: tuple[Guardrail, ...], decision: Decision
+) -> tuple[Verdict, str]:
+    if evidence.stopped:
+        return "inconclusive", evidence.stopped
+    for demand in ("roll_back", "inconclusive"):
+        fired = [rail for rail in rails if rail.fired == demand]
+        if fired:
+            reasons = "; ".join(f"{rail.id}: {rail.reason}" for rail in fired)
+            return ("roll_back" if demand == "roll_back" else "inconclusive"), f"guardrail {reasons}"
+    outside = _outside(used, plan)
+    if outside is not None:
+        low, high = plan.bounds or (0.0, 0.0)
+        return "inconclusive", f"a return of {outside:g} lies outside the stated range [{low:g}, {high:g}]"
+    said = describe(decision, plan, used.first(decision.units).count())
+    if decision.verdict:
+        return decision.verdict, said
+    if len(used.challenger) and max(used.count().values()) >= plan.max_units_per_arm:
+        return "inconclusive", f"the budget of {plan.max_units_per_arm} units an arm is spent: {said}"
+    if evidence.hours >= plan.max_hours:
+        return "inconclusive", f"the budget of {plan.max_hours:g} hours is spent: {said}"
+    return "continue", said
+
+
+def _outside(used: Units, plan: CanaryPlan) -> float | None:
+    if plan.bounds is None or not len(used.returns):
+        return None
+    wrong = (used.returns < plan.bounds[0]) | (used.returns > plan.bounds[1])
+    return float(used.returns[int(np.argmax(wrong))]) if wrong.any() else None
+
+
+def _may_advance(evidence: Evidence, plan: CanaryPlan) -> bool:
+    """Whether every compared arm has its units for this step, counted from the start of the canary."""
+    arms = ("challenger",) if plan.champion is None else ("control", "challenger")
+    finished = min(evidence.units.finished[arm] for arm in arms)
+    return evidence.step + 1 < len(plan.steps) and finished >= plan.units_per_step * (evidence.step + 1)
+
+
+def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str:
+    """The state of the primary test in words, with its numbers."""
+    found = decision.bounds
+    if found.estimate is None or found.lower is None or found.upper is None:
+        counted = ", ".join(f"{count} {arm}" for arm, count in units.items())
+        return f"nothing can be said yet ({counted} units)"
+    confidence = f"{100 * (1 - plan.alpha):g} %"
+    if plan.champion is None:
+        what = f"mean return {found.estimate:.4g} over {units['challenger']} units"
+        goal, name = plan.threshold, "the minimum"
+    else:
+        what = (
+            f"mean return {found.estimate:+.4g} against control over {units['challenger']} and {units['control']} units"
+        )
+        goal = 0.0 if plan.objective == "superiority" else -plan.margin
+        name = "no loss" if plan.objective == "superiority" else "the margin"
+    ceiling = plan.threshold if plan.champion is None else 0.0
+    lower, upper = f"its {confidence} lower bound {found.lower:.4g}", f"its {confidence} upper bound {found.upper:.4g}"
+    if decision.verdict == "promote":
+        return f"{what}: {lower} is above {goal:g}, {name}"
+    if decision.verdict == "roll_back":
+        return f"{what}: {upper} is below {ceiling:g}"
+    return f"{what}: {lower} has not passed {goal:g} ({name}), nor {upper} fallen below {ceiling:g}"
