@@ -1,0 +1,133 @@
+"""Evaluate a candidate: deterministic episodes on fixed seeds, the same for every candidate, against a minimum."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks import runs
+from tasks.errors import Rejected
+from tasks.rollout import EVALUATION_SEED, Rollout, bootstrap_interval, play, thin
+from tasks.spec import Environment
+
+EVALUATION = "evaluation/evaluation.json"
+ROLLOUT = "evaluation/rollout.npz"
+CONFIDENCE = 0.95
+MINIMUM_STEPS = 2_000
+KEPT_STEPS = 8_192
+EXTRA_EPISODES = 50
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns of the episodes, in the order of their seeds; `lower`/`upper` bound the mean (percentile bootstrap)."""
+
+    episodes: int
+    returns: list[float]
+    lengths: list[int]
+    mean: float
+    std: float
+    lower: float
+    upper: float
+    confidence: float
+    interval: str
+    minimum: float
+    passed: bool
+
+
+def judge(returns: npt.NDArray[Any], lengths: npt.NDArray[Any], minimum: float) -> Evaluation:
+    """Summarise returns [n] and lengths [n]; `passed` when the mean is at least `minimum`."""
+    lower, upper = bootstrap_interval(returns, CONFIDENCE)
+    mean = float(returns.mean())
+    return Evaluation(
+        episodes=len(returns),
+        returns=[float(value) for value in returns],
+        lengths=[int(value) for value in lengths],
+        mean=mean,
+        std=float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
+        lower=lower,
+        upper=upper,
+        confidence=CONFIDENCE,
+        interval="percentile bootstrap of the mean, 10,000 resamples",
+        minimum=minimum,
+        passed=mean >= minimum,
+    )
+
+
+def evaluate_policy(
+    environment: Environment,
+    decide: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    episodes: int,
+    minimum: float,
+) -> tuple[Evaluation, Rollout]:
+    """Play `episodes` on the fixed evaluation seeds and judge them.
+
+    The rollout that is returned has at least 2,000 on-policy steps: where the judged episodes are too short for it,
+    it holds further ones that count for nothing else.
+    """
+    rollout = play(environment, decide, range(EVALUATION_SEED, EVALUATION_SEED + episodes))
+    evaluation = judge(rollout.returns, rollout.lengths, minimum)
+    played = episodes
+    while len(rollout.episode_index) < MINIMUM_STEPS:
+        first = EVALUATION_SEED + played
+        more = play(environment, decide, range(first, first + EXTRA_EPISODES))
+        rollout = Rollout(
+            np.concatenate([rollout.returns, more.returns]),
+            np.concatenate([rollout.lengths, more.lengths]),
+            np.concatenate([rollout.observations, more.observations]),
+            np.concatenate([rollout.actions, more.actions]),
+            np.concatenate([rollout.episode_index, more.episode_index + played]),
+        )
+        played += EXTRA_EPISODES
+    return evaluation, rollout
+
+
+def save_rollout(rollout: Rollout, path: Path) -> None:
+    """Write the steps of a rollout (at most 8,192 of them, evenly spaced) as plain arrays."""
+    kept = thin(rollout, KEPT_STEPS)
+    np.savez_compressed(path, observations=kept.observations, actions=kept.actions, episode_index=kept.episode_index)
+
+
+def load_rollout(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Observations [n, ...] and actions [n, ...] of a saved rollout."""
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["observations"], archive["actions"]
+
+
+def evaluate(release: runs.Release) -> dict[str, Any]:
+    """The stage: judge the release's model. The evidence is kept before a failing candidate raises Rejected."""
+    import torch
+
+    from tasks.importing import fetch_agent
+
+    torch.set_num_threads(1)
+    settings = release.spec.evaluate
+    with release.scratch() as scratch:
+        agent = fetch_agent(release, scratch)
+        evaluation, rollout = evaluate_policy(
+            release.spec.environment, agent.predict, settings.episodes, settings.minimum_mean_return
+        )
+        path = scratch / Path(ROLLOUT).name
+        save_rollout(rollout, path)
+        release.put_file(path, "evaluation")
+    release.put_json(EVALUATION, asdict(evaluation))
+    release.log_metrics(
+        {"evaluation/mean": evaluation.mean, "evaluation/lower": evaluation.lower, "evaluation/upper": evaluation.upper}
+    )
+    release.tag(stage="evaluated")
+    summary = (
+        f"mean return {evaluation.mean:.1f} [{evaluation.lower:.1f}, {evaluation.upper:.1f}] over "
+        f"{evaluation.episodes} episodes; the spec asks for {evaluation.minimum:g}"
+    )
+    log.info(summary)
+    if not evaluation.passed:
+        raise Rejected(summary)
+    return {key: getattr(evaluation, key) for key in ("mean", "lower", "upper", "episodes", "minimum", "passed")}

@@ -1,0 +1,35 @@
+"""Exporters: one class per policy family, each stating its inputs, its outputs and its graph."""
+
+from __future__ import annotations
+
+from tasks.errors import Misconfigured
+from tasks.exporters.actor_critic import ActorCriticExporter
+from tasks.exporters.base import Exporter, Space
+from tasks.exporters.deterministic import DeterministicExporter, LinearExporter
+from tasks.exporters.q_values import QuantileExporter, QValueExporter
+from tasks.exporters.squashed import SquashedGaussianExporter
+from tasks.importing import Agent
+
+FAMILIES: tuple[type[Exporter], ...] = (
+    ActorCriticExporter,
+    SquashedGaussianExporter,
+    QValueExporter,
+    QuantileExporter,
+    DeterministicExporter,
+    LinearExporter,
+)
+BY_ALGORITHM = {algorithm: family for family in FAMILIES for algorithm in family.algorithms}
+
+
+def exporter_for(agent: Agent, raw_space: Space | None = None) -> Exporter:
+    """The exporter of an agent's family. `raw_space` is the environment's observation space, where it is known.
+
+    Raises Misconfigured for an algorithm that has none yet.
+    """
+    family = BY_ALGORITHM.get(agent.algorithm)
+    if family is None:
+        raise Misconfigured(f"{agent.algorithm} cannot be exported; supported: {sorted(BY_ALGORITHM)}")
+    return family(agent, raw_space)
+
+
+__all__ = ["BY_ALGORITHM", "Exporter", "exporter_for"]
