@@ -8,7 +8,7 @@ abandonment and the sample ratio; they can only stop a canary, so they add nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from tasks.analysis.decision import Bools
 
 ABANDONMENT_ALPHA = 0.01
 LATENCY_RATIO = 1.5
-LATENCY_DECISIONS = 1000
+LATENCY_REQUESTS = 500
 FALLBACK_DECISIONS = 500
 FALLBACK_SHARE = 0.02
 FALLBACK_RATIO = 3.0
@@ -28,7 +28,10 @@ FALLBACK_RATIO = 3.0
 
 @dataclass(frozen=True)
 class ArmStats:
-    """Counters of one arm, summed over gateway workers. `latency_bounds` are a histogram's upper bounds, seconds."""
+    """Counters of one arm, summed over gateway workers.
+
+    `latency_bounds` are a histogram's upper bounds in seconds; `latency_counts` counts requests, one more than bounds.
+    """
 
     decisions: int = 0
     fallbacks: int = 0
@@ -39,28 +42,16 @@ class ArmStats:
     latency_counts: tuple[int, ...] = ()
 
     @staticmethod
-    def total(rows: Iterable[Mapping[str, Any]]) -> ArmStats:
-        """Sum the gateway's `arm_stats.stats` documents (bentos/stats.py) of one arm."""
-        documents = list(rows)
-
-        def summed(section: str, name: str) -> int:
-            return sum(int(document.get(section, {}).get(name, 0)) for document in documents)
-
-        bounds: tuple[float, ...] = ()
-        counts: list[int] = []
-        for document in documents:
-            latency = document.get("latency") or {}
-            if latency.get("counts"):
-                bounds = tuple(latency["buckets"])
-                counts = [a + b for a, b in zip(counts or [0] * len(latency["counts"]), latency["counts"], strict=True)]
+    def of(document: Mapping[str, Any]) -> ArmStats:
+        """Read the gateway's counters of one arm, as `bentos.stats.total` adds them up."""
         return ArmStats(
-            decisions=sum(int(document.get("decisions", 0)) for document in documents),
-            fallbacks=summed("sources", "fallback"),
-            non_finite=summed("faults", "non_finite"),
-            exceptions=summed("faults", "exception"),
-            breaker_open=any(document.get("breaker_open") for document in documents),
-            latency_bounds=bounds,
-            latency_counts=tuple(counts),
+            decisions=document["decisions"],
+            fallbacks=document["sources"]["fallback"],
+            non_finite=document["faults"]["non_finite"],
+            exceptions=document["faults"]["exception"],
+            breaker_open=document["breaker_open"],
+            latency_bounds=tuple(document["latency"]["buckets"]),
+            latency_counts=tuple(document["latency"]["counts"]),
         )
 
     @property
@@ -119,7 +110,7 @@ def latency(control: ArmStats, challenger: ArmStats, slo_seconds: float) -> Guar
     """The challenger's p99 beyond the objective and well beyond the concurrent control's (alone on a first release)."""
     ours, theirs = challenger.latency_quantile(0.99), control.latency_quantile(0.99)
     threshold = max(slo_seconds, LATENCY_RATIO * theirs) if theirs is not None else slo_seconds
-    few = min(sum(challenger.latency_counts), sum(control.latency_counts) or LATENCY_DECISIONS) < LATENCY_DECISIONS
+    few = min(sum(challenger.latency_counts), sum(control.latency_counts) or LATENCY_REQUESTS) < LATENCY_REQUESTS
     fired = ours is not None and not few and ours > threshold
     beside = f", {LATENCY_RATIO} times control's {1e3 * theirs:.1f} ms" if theirs is not None else ""
     return Guardrail(

@@ -35,14 +35,18 @@ class CanaryPlan:
     max_hours: float
     latency_slo_ms: float
 
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
     def to_json(self) -> str:
         """One JSON document; `from_json` gives the same plan."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.document(), sort_keys=True)
 
     @staticmethod
-    def from_json(text: str) -> CanaryPlan:
-        """Read what `to_json` wrote."""
-        document: dict[str, Any] = json.loads(text)
+    def from_json(plan: str | dict[str, Any]) -> CanaryPlan:
+        """Read what `to_json` or `document` wrote."""
+        document: dict[str, Any] = json.loads(plan) if isinstance(plan, str) else dict(plan)
         document["steps"] = tuple(document["steps"])
         if document["bounds"] is not None:
             low, high = document["bounds"]

@@ -1,0 +1,89 @@
+"""What a canary is judged by, read from Airlock's database and the registry: nothing here writes or decides."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+from bentos import home, stats, store
+from bentos.assignment import Canary, parse
+from tasks.analysis.guardrails import ArmStats
+from tasks.analysis.judge import Evidence
+from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.units import Start, Units, analyse
+from tasks.registry import Registry
+
+
+def units(plan: CanaryPlan) -> Units:
+    """The canary's units as stored: first experiment episodes in order of start, with their outcomes."""
+    starts, outcomes = store.episodes, store.outcomes
+    first = (
+        sa.select(sa.func.min(starts.c.start_seq))
+        .where(starts.c.policy == plan.policy, starts.c.generation == plan.generation)
+        .group_by(starts.c.unit)
+    )
+    query = (
+        sa.select(starts.c.start_seq, starts.c.unit, starts.c.arm, outcomes.c.episode_return, outcomes.c.kind)
+        .join_from(starts, outcomes, outcomes.c.episode == starts.c.episode, isouter=True)
+        .where(starts.c.start_seq.in_(first))
+        .order_by(starts.c.start_seq)
+    )
+    arms = ("challenger",) if plan.champion is None else ("control", "challenger")
+    with store.connect(home.database_url()).connect() as connection:
+        rows = connection.execute(query).all()
+    return analyse(
+        (Start(seq, unit, arm, value, kind == "abandoned") for seq, unit, arm, value, kind in rows if arm in arms),
+        abandoned_return=plan.abandoned_return,
+        clip=plan.bounds if plan.clipped else None,
+    )
+
+
+def gather(plan: CanaryPlan) -> Evidence:
+    """Everything the judge may look at, as stored now. Raises RegistryUnavailable while MLflow does not answer."""
+    with Registry() as registry:
+        model = registry.model(plan.policy)
+    tag, champion = (model.tags.get("canary"), model.aliases.get("champion")) if model else (None, None)
+    canary, stopped = _running(tag, champion, plan.generation)
+    since = canary.started_at if canary else 0.0
+    with store.connect(home.database_url()).connect() as connection:
+        faults = store.fault_events
+        events = connection.execute(
+            sa.select(faults.c.kind, faults.c.detail)
+            .where(faults.c.policy == plan.policy, faults.c.version == plan.version, faults.c.at >= since)
+            .order_by(faults.c.id)
+        ).all()
+        counters = store.arm_stats
+        counted = connection.execute(
+            sa.select(counters.c.arm, counters.c.stats).where(
+                counters.c.policy == plan.policy, counters.c.generation == plan.generation
+            )
+        ).all()
+    arms = {
+        arm: ArmStats.of(stats.total(row.stats for row in counted if row.arm == arm))
+        for arm in ("control", "challenger")
+    }
+    return Evidence(
+        units=units(plan),
+        control=arms["control"],
+        challenger=arms["challenger"],
+        events=tuple(f"{event.kind}: {event.detail}" for event in events),
+        stopped=stopped,
+        hours=max(0.0, time.time() - since) / 3600 if since else 0.0,
+        step=canary.step if canary else 0,
+    )
+
+
+def _running(tag: str | None, champion: str | None, generation: str) -> tuple[Canary | None, str | None]:
+    """The canary if it runs as it was started, else why it does not."""
+    if tag is None:
+        return None, "the canary was ended from outside: its tag is gone"
+    try:
+        canary = parse(tag)
+    except ValueError as error:
+        return None, f"the canary was ended from outside: its tag was changed to something else ({error})"
+    if canary.generation != generation:
+        return None, f"the canary was ended from outside: {canary.generation} runs in its place"
+    if canary.champion != champion:
+        return None, f"the champion was moved by hand, from version {canary.champion} to {champion}"
+    return canary, None
