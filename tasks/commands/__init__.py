@@ -1,0 +1,1 @@
+"""The `airlock` commands, by what they are about."""

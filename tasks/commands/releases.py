@@ -1,0 +1,141 @@
+"""`airlock release`, `airlock rollback` and `airlock results`."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tasks.commands.output import Json, Policy, emit, stderr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tasks.airflow_api import Run
+
+
+def parse_params(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` pairs as a release's params; a value is read as YAML. Raises BadParameter."""
+    import yaml
+
+    from tasks.spec import Params
+
+    known = list(Params.model_fields)
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, came {pair!r}", param_hint="--param")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+            raise typer.BadParameter(f"a release has no parameter {key!r}{hint}", param_hint="--param")
+        try:
+            params[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{key}: {value!r} is not YAML: {error}", param_hint="--param") from error
+    return params
+
+
+def release(
+    policy: Policy,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter of the trigger form, as KEY=VALUE (VALUE as YAML); repeat for more."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the release; exit 0 only if it ends promoted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Release a policy: trigger release_POLICY in Airflow and, with --wait, follow it to its verdict."""
+    from tasks.airflow_api import Airflow
+    from tasks.follow import outcome
+    from tasks.spec import load
+
+    params = parse_params(param or [])
+    load(policy)
+    dag_id = f"release_{policy}"
+    with Airflow() as airflow:
+        airflow.await_dag(dag_id)
+        run = airflow.trigger(dag_id, params)
+        document = {"policy": policy, "dag_run_id": run.run_id, "url": airflow.run_url(dag_id, run.run_id)}
+        if not wait:
+            emit(document, as_json, lambda out: out.print(document["url"], soft_wrap=True))
+            return
+        stderr().print(document["url"], soft_wrap=True)
+        run = airflow.follow(dag_id, run.run_id, on_change=StageLines(stderr()))
+    ended = outcome(policy, run)
+    promoted = run.state == "success" and ended["outcome"] == "promoted"
+    emit(
+        {**document, "state": run.state, **ended},
+        as_json,
+        lambda out: out.print(f"{policy}: {ended['outcome']}: {ended.get('reason', '')}", soft_wrap=True),
+    )
+    if not promoted:
+        raise typer.Exit(1)
+
+
+class StageLines:
+    """Prints a line whenever a stage of the run starts, does something else or ends."""
+
+    def __init__(self, console: Console, prefix: str = "") -> None:
+        self._console, self._prefix = console, prefix
+        self._seen: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    def __call__(self, run: Run) -> None:
+        from tasks.follow import stages
+
+        for stage in stages(run, time.time()):
+            now = (stage.state, stage.doing)
+            if stage.state == "waiting" or self._seen.get(stage.name) == now:
+                continue
+            self._seen[stage.name] = now
+            doing = f" ({', '.join(stage.doing)})" if stage.doing else ""
+            self._console.print(f"{self._prefix}{stage.seconds:6.1f} s  {stage.name}: {stage.state}{doing}")
+
+
+def rollback(
+    policy: Policy,
+    now: Annotated[bool, typer.Option("--now", help="Move running episodes at once, too.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    as_json: Json = False,
+) -> None:
+    """Take the champion back to the previous one. A running canary ends first."""
+    from tasks.promote import ControlPlane
+
+    moved = ControlPlane(f"{getpass.getuser()} (command line)").rollback(policy, reason, now=now)
+    document = {"policy": policy, **moved}
+    to = f"version {moved['to']}" if moved["to"] else "no version: the fallback serves"
+    emit(document, as_json, lambda out: out.print(f"{policy}: from version {moved['from']} to {to}"))
+
+
+def results(policy: Policy, as_json: Json = False) -> None:
+    """Show the A/B test of a policy, running or ended: arms, difference with bounds, winner, improvement."""
+    from tasks.results import results as read
+
+    document = read(policy)
+    emit(document, as_json, lambda out: _show_results(out, document))
+
+
+def _show_results(out: Console, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("arm", "version", "units", "mean", "std", "total", box=None, pad_edge=False)
+    for arm, item in document.get("arms", {}).items():
+        numbers = [f"{item[key]:.2f}" if item.get(key) is not None else "-" for key in ("mean", "std", "total")]
+        table.add_row(arm, str(item.get("version") or "-"), str(item.get("count", 0)), *numbers)
+    out.print(table)
+    for name in ("difference", "improvement"):
+        bounds = document.get(name)
+        if isinstance(bounds, dict):
+            values = ", ".join(f"{key} {_number(value)}" for key, value in bounds.items())
+            out.print(f"{name}: {values}")
+    for name in ("winner", "verdict", "reason"):
+        if document.get(name) is not None:
+            out.print(f"{name}: {document[name]}", soft_wrap=True)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

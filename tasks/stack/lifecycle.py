@@ -1,0 +1,190 @@
+"""Starting and stopping the embedded stack."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bentos import home
+from tasks.policies import sync
+from tasks.stack import ports, processes, supervisor
+from tasks.stack.components import SCHEDULER, Component, components
+from tasks.stack.environment import ADMIN, REPOSITORY, airflow_environment, passwords, passwords_file
+from tasks.stack.errors import StackError
+from tasks.stack.health import Health, check
+
+Progress = Callable[[dict[str, Health]], None]
+"""Called about twice a second while the stack starts, with the health of each component so far."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stack that is up: where it answers and how to log in. `seconds` is how long the start took."""
+
+    airflow: str
+    mlflow: str
+    gateway: str
+    user: str
+    password: str
+    passwords_file: Path
+    logs: Path
+    seconds: float
+    already: bool
+
+
+def _quiet(_health: dict[str, Health]) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """One `up` or `down` of a home at a time; the others wait."""
+    with (supervisor.directory() / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _environment() -> dict[str, str]:
+    # setproctitle would otherwise write over the environment that the marks stand in.
+    return {**os.environ, **airflow_environment(), "SPT_NOENV": "1"}
+
+
+def _migrate(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    log = (supervisor.logs() / "airflow-migrate.log").open("wb")
+    with log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=environment,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def tail(component: str, lines: int = 15) -> str:
+    """The last lines of a component's log."""
+    path = supervisor.logs() / f"{component}.log"
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 16_384))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def _await_health(wanted: list[Component], timeout: float, progress: Progress) -> None:
+    control = supervisor.Supervisor()
+    deadline = time.monotonic() + timeout
+    while True:
+        states = control.states()
+        dead = [name for name, info in states.items() if info["state"] == "FATAL"]
+        if dead:
+            raise StackError(
+                f"{dead[0]} does not stay up; the end of {supervisor.logs() / (dead[0] + '.log')}:\n{tail(dead[0])}"
+            )
+        started = {c.name: float(states[c.name]["started_at"]) for c in wanted if c.name in states}
+        health = check(started)
+        running = {name: h for name, h in health.items() if states[name]["state"] in ("RUNNING", "STARTING")}
+        progress({c.name: running.get(c.name, Health(False, "starting")) for c in wanted})
+        if len(running) == len(wanted) and all(h.ok for h in running.values()):
+            return
+        if time.monotonic() > deadline:
+            late = next((name for name, h in health.items() if not h.ok), wanted[0].name)
+            detail = health[late].detail if late in health else "not started"
+            raise StackError(
+                f"{late} is not healthy after {timeout:.0f} s ({detail}); "
+                f"the end of {supervisor.logs() / (late + '.log')}:\n{tail(late)}"
+            )
+        time.sleep(0.5)
+
+
+def _start_supervisor(wanted: list[Component]) -> None:
+    """Start supervisord with MLflow and the gateway, and Airflow as soon as its tables are there."""
+    control = supervisor.Supervisor()
+    if control.pid() is None:
+        _sweep(home.home())
+        taken = ports.taken(wanted)
+        if taken:
+            raise StackError("\n".join(str(port) for port in taken))
+        passwords()
+        sync()
+        environment = _environment()
+        migration = _migrate(environment)
+        try:
+            supervisor.launch(wanted, environment)
+            if migration.wait(timeout=300):
+                raise StackError(f"Airflow's database cannot be prepared:\n{tail('airflow-migrate')}")
+        except BaseException:
+            migration.kill()
+            raise
+    states = control.states()
+    for component in wanted:
+        if states.get(component.name, {}).get("state") in ("STOPPED", "EXITED", "FATAL", "BACKOFF"):
+            control.start(component.name)
+
+
+def up(timeout: float = 180, progress: Progress = _quiet) -> Running:
+    """Start what does not run and return when every component is healthy. A stack that is up already is success.
+
+    Raises StackError: a taken port, a component that does not stay up or is not healthy within `timeout` seconds.
+    """
+    begun = time.monotonic()
+    wanted = components()
+    with _lock():
+        already = supervisor.Supervisor().pid() is not None
+        _start_supervisor(wanted)
+        _await_health(wanted, timeout, progress)
+    return Running(
+        airflow=home.airflow_url(),
+        mlflow=home.mlflow_url(),
+        gateway=home.gateway_url(),
+        user=ADMIN,
+        password=passwords()[ADMIN],
+        passwords_file=passwords_file(),
+        logs=supervisor.logs(),
+        seconds=time.monotonic() - begun,
+        already=already,
+    )
+
+
+def _sweep(state: Path) -> int:
+    """End every process of this home's stack that no supervisord looks after; returns how many there were."""
+    left = processes.marked(state)
+    processes.end(left, patience=0)
+    return len(left)
+
+
+def down(timeout: float = 60) -> bool:
+    """Stop the stack and everything it started; returns whether there was anything to stop.
+
+    Tasks that run are ended without a word to Airflow, so that the next start takes them up again.
+    Raises StackError when something is still alive after `timeout` seconds.
+    """
+    with _lock():
+        pid = supervisor.Supervisor().pid()
+        if pid is not None:
+            daemon, control = psutil.Process(pid), supervisor.Supervisor()
+            # Tasks go first, while MLflow still answers: none fails, and none uses up a retry.
+            control.stop(SCHEDULER)
+            processes.end(processes.marked(home.home(), SCHEDULER), patience=0)
+            control.shutdown()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                try:
+                    daemon.wait(timeout=timeout)
+                except psutil.TimeoutExpired:
+                    daemon.kill()
+        swept = _sweep(home.home())
+        if processes.marked(home.home()):
+            raise StackError("some processes of the stack do not end; see `airlock status`")
+        supervisor.socket_path().unlink(missing_ok=True)
+        (supervisor.directory() / "supervisord.pid").unlink(missing_ok=True)
+        return pid is not None or swept > 0
