@@ -1,0 +1,103 @@
+"""The model card: what a reviewer reads on the model version's page, written again after every gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks import canary, plots
+from tasks.card_text import Evidence, description, full
+from tasks.checklist.types import PHASES, Checklist
+from tasks.registry import Registry
+from tasks.runs import Release, client
+
+
+def update(release: Release, version: str) -> str:
+    """Draw what is new, write card/card.md and the version's description, and return the description."""
+    evidence = gather(release, version)
+    arms = returns_by_arm(release) if evidence.canary else {}
+    with release.scratch() as scratch:
+        folder = scratch / "card"
+        folder.mkdir()
+        drawn = draw(evidence, folder, arms)
+        evidence = replace(evidence, pictures=tuple(sorted({*evidence.pictures, *drawn})))
+        (folder / "card.md").write_text(full(evidence), encoding="utf-8")
+        release.put_directory(folder, "card")
+    text = description(evidence)
+    client().update_model_version(release.policy, version, text)
+    return text
+
+
+def gather(release: Release, version: str) -> Evidence:
+    """Read what the stages left in the release's run and the version's tags."""
+    with Registry() as registry:
+
+        def read(path: str) -> dict[str, Any]:
+            return dict(registry.artifact(release.run_id, path) or {})
+
+        manifest = read("package/policy.json")
+        checklists = [read(f"checklist/{phase}.json") for phase in PHASES]
+        found = registry.version(release.policy, version)
+        evidence = Evidence(
+            release.policy,
+            version,
+            release.dag_run_id,
+            release.run_id,
+            release.spec,
+            tags=found.tags if found else {},
+            training=read("model/training.json"),
+            evaluation=read("evaluation/evaluation.json"),
+            parity=read("export/export.json").get("parity", {}),
+            benchmark={
+                variant: row
+                for family in ("fp32", "fp16", "int8")
+                for variant, row in read(f"benchmark/{family}.json").items()
+            },
+            quantization=read("quantize/quantization.json"),
+            selection=read("selection.json"),
+            actions=manifest.get("baselines", {}).get("actions", {}),
+            canary=read("canary/verdict.json"),
+            checklists=tuple(Checklist.from_json(document) for document in checklists if document),
+        )
+    items = client().list_artifacts(release.run_id, "card")
+    return replace(evidence, pictures=tuple(sorted(Path(i.path).stem for i in items if i.path.endswith(".png"))))
+
+
+def draw(evidence: Evidence, folder: Path, arms: Mapping[str, Sequence[float]]) -> list[str]:
+    """Draw every picture that has its evidence and was not drawn before; their names."""
+    wanted: dict[str, Callable[[Path], Path]] = {}
+    if evidence.training.get("curve"):
+        minimum = evidence.spec.evaluate.minimum_mean_return
+        wanted["learning_curve"] = partial(plots.learning_curve, curve=evidence.training["curve"], minimum=minimum)
+    if evidence.evaluation:
+        wanted["return_distribution"] = partial(plots.return_distribution, evaluation=evidence.evaluation)
+    if evidence.benchmark:
+        shipped = str(evidence.selection.get("variant", ""))
+        wanted["latency"] = partial(plots.latency, benchmark=evidence.benchmark, shipped=shipped)
+    if evidence.actions:
+        wanted["action_distribution"] = partial(plots.action_distribution, actions=evidence.actions)
+    if evidence.canary:
+        wanted["canary"] = partial(
+            plots.canary,
+            arms=arms,
+            difference=evidence.canary.get("difference") or {},
+            verdict=str(evidence.canary["verdict"]),
+            required=None if evidence.canary.get("champion") else evidence.spec.evaluate.minimum_mean_return,
+        )
+    new = [name for name in wanted if name not in evidence.pictures]
+    for name in new:
+        wanted[name](folder / f"{name}.png")
+    return new
+
+
+def returns_by_arm(release: Release) -> dict[str, list[float]]:
+    """Returns of the units this release's canary analysed, in order of start, by arm."""
+    agreed = canary.plan(release)
+    analysed = canary.units(release.policy, agreed.generation, agreed)
+    return {
+        "control": analysed.returns[~analysed.challenger].tolist(),
+        "challenger": analysed.returns[analysed.challenger].tolist(),
+    }

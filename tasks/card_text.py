@@ -1,0 +1,206 @@
+"""The words of a model card: Markdown from evidence, short enough for MLflow's description or in full.
+
+MLflow's page strips styles, so cells are set apart by wide spaces and pictures are drawn in the size they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.checklist.render import as_markdown
+from tasks.checklist.types import Checklist
+from tasks.spec import PolicySpec
+
+LIMIT = 5_000
+"""Most characters MLflow takes as a description."""
+PICTURES = ("canary", "return_distribution", "learning_curve", "latency", "action_distribution")
+HEADLINES = {
+    "candidate": "candidate, not yet approved",
+    "approved": "approved for a canary",
+    "rejected": "rejected before it served anyone",
+    "promoted": "promoted to champion",
+    "rolled_back": "rolled back",
+    "inconclusive": "inconclusive, the champion stayed",
+    "aborted": "aborted",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All a card tells, as the release's stages left it; what has not happened yet is empty."""
+
+    policy: str
+    version: str
+    dag_run_id: str
+    run_id: str
+    spec: PolicySpec
+    tags: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    actions: Mapping[str, Any] = field(default_factory=dict)
+    canary: Mapping[str, Any] = field(default_factory=dict)
+    checklists: tuple[Checklist, ...] = ()
+    pictures: tuple[str, ...] = ()
+
+
+def full(evidence: Evidence) -> str:
+    """The whole card, for the artifact card/card.md."""
+    return _compose(evidence, reason_limit=400, pictures=True)
+
+
+def description(evidence: Evidence) -> str:
+    """The card for the model version's page: at most LIMIT characters, the least needed cut first."""
+    for reason_limit in (60, 30, 0):
+        for pictures in (True, False):
+            text = (
+                _compose(evidence, reason_limit, pictures)
+                .replace(" | ", "&emsp; | ")
+                .replace("\n\n###", "\n\n&nbsp;\n\n###")
+            )
+            if len(text) <= LIMIT and (pictures or not reason_limit):
+                return text
+    return text[: LIMIT - 1] + "…"
+
+
+def _compose(evidence: Evidence, reason_limit: int, pictures: bool) -> str:
+    sections = [
+        _headline(evidence),
+        _pictures(evidence) if pictures else "",
+        _evaluation(evidence),
+        _parity(evidence),
+        _variants(evidence, 2 * reason_limit),
+        *(_checklist(checklist, reason_limit) for checklist in evidence.checklists),
+        _reproduce(evidence),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _headline(evidence: Evidence) -> str:
+    status = evidence.tags.get("validation_status", "candidate")
+    spec, evaluation, canary = evidence.spec, evidence.evaluation, evidence.canary
+    lines = [f"## {evidence.policy} version {evidence.version}: {HEADLINES.get(status, status)}", ""]
+    if reason := evidence.tags.get("reason") or evidence.tags.get("verdict"):
+        lines += [f"**{reason}**", ""]
+    if evaluation:
+        lines.append(
+            f"- **Return {evaluation['mean']:.1f}** on average over {evaluation['episodes']} seeded episodes of "
+            f"{spec.environment.id} ({100 * evaluation['confidence']:.0f} % interval {evaluation['lower']:.1f} to "
+            f"{evaluation['upper']:.1f}); required {evaluation['minimum']:g}."
+        )
+    if canary:
+        lines.append(f"- **Canary: {canary['verdict']}.** {canary.get('reason', '')}".rstrip())
+    if evidence.selection:
+        lines.append(f"- **Ships {evidence.selection['variant']}**: {evidence.selection.get('reason', '')}.")
+    for checklist in evidence.checklists:
+        open_points = [check.id for check in checklist.checks if check.status != "pass"]
+        passed = len(checklist.checks) - len(open_points)
+        note = f"; not passed: {', '.join(open_points)}" if open_points else ""
+        name = checklist.phase.replace("_", "-").capitalize()
+        lines.append(f"- **{name} checklist: {checklist.verdict}**, {passed} of {len(checklist.checks)} passed{note}.")
+    return "\n".join(lines)
+
+
+def _pictures(evidence: Evidence) -> str:
+    images = [
+        f"![{name}](get-artifact?path=card/{name}.png&run_uuid={evidence.run_id})"
+        for name in PICTURES
+        if name in evidence.pictures
+    ]
+    rows = [[*images[at : at + 2], ""][:2] for at in range(0, len(images), 2)]
+    return _table(["", ""], rows) if rows else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _evaluation(evidence: Evidence) -> str:
+    document = evidence.evaluation
+    if not document:
+        return ""
+    row = [
+        f"{document['mean']:.1f}",
+        f"{document['lower']:.1f} to {document['upper']:.1f}",
+        f"{document['std']:.1f}",
+        f"{min(document['returns']):.1f}",
+        f"{max(document['returns']):.1f}",
+        f"{document['episodes']}",
+        f"{document['minimum']:g}",
+    ]
+    level = f"{100 * document['confidence']:.0f} % interval"
+    header = ["mean return", level, "deviation", "lowest", "highest", "episodes", "required"]
+    return "### Evaluation\n\n" + _table(header, [row])
+
+
+def _parity(evidence: Evidence) -> str:
+    formats = evidence.parity.get("formats", {})
+    if not formats:
+        return ""
+    rows = [
+        [
+            name,
+            f"{min(row['agreement'] for row in batches.values()):.2%}",
+            f"{max(row['max_error'] for row in batches.values()):.1e}",
+            ", ".join(batches),
+            f"{max(row['rows'] for row in batches.values()):,}",
+        ]
+        for name, batches in formats.items()
+    ]
+    header = ["format", "equal actions", "largest error, share of span", "batch sizes", "observations"]
+    return "### Parity with the trained policy\n\n" + _table(header, rows)
+
+
+def _variants(evidence: Evidence, reason_limit: int) -> str:
+    if not evidence.benchmark:
+        return ""
+    shipped, batch = evidence.selection.get("variant"), str(evidence.spec.serve.batch_size)
+    reasons = {row["variant"]: row.get("reason", "") for row in evidence.selection.get("table", [])}
+    rows = []
+    for variant, row in evidence.benchmark.items():
+        kept = evidence.quantization.get(variant, {})
+        one, many = row["batch"].get("1", {}), row["batch"].get(batch, {})
+        rows.append(
+            [
+                f"**{variant}**" if variant == shipped else variant,
+                f"{one.get('p50_us', 0):.0f} / {one.get('p99_us', 0):.0f}",
+                f"{many.get('p50_us', 0):.0f} / {many.get('p99_us', 0):.0f}",
+                f"{row.get('peak_rss_mb', 0):.0f}",
+                f"{row.get('size_bytes', 0) / 1000:.1f}",
+                f"{kept['agreement']:.2%}" if "agreement" in kept else "",
+                f"{kept['return_difference']['mean']:+.1f}" if kept.get("return_difference") else "",
+                _brief(str(reasons.get(variant) or kept.get("reason", "")), reason_limit),
+            ]
+        )
+    header = ["variant", "p50/p99 µs, 1 row", f"{batch} rows", "peak MB", "kB", "equal actions", "return", "decision"]
+    return "### Variants\n\n" + _table(header, rows)
+
+
+def _brief(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: max(limit - 1, 0)].rstrip()}…"
+
+
+def _checklist(checklist: Checklist, reason_limit: int) -> str:
+    name = checklist.phase.replace("_", "-").capitalize()
+    return f"### {name} checklist: {checklist.verdict}\n\n{as_markdown(checklist, reason_limit)}"
+
+
+def _reproduce(evidence: Evidence) -> str:
+    training = evidence.training
+    parts = [
+        f"{training.get('algorithm', evidence.spec.train.algorithm).upper()}",
+        f"{training.get('timesteps', 0):,} steps",
+        f"seed {training.get('seed', evidence.spec.train.seed)}",
+        f"source `{training.get('source', 'train')}`",
+        f"trained in {training.get('seconds', 0):.0f} s",
+        f"git `{evidence.tags.get('git_sha', '')[:12]}`",
+        f"package `{evidence.tags.get('package_sha256', '')[:12]}`",
+        f"DAG run `{evidence.dag_run_id}`",
+    ]
+    return "### To reproduce\n\n" + ", ".join(parts) + ". Spec and parameters: artifacts `spec.json`, `params.json`."

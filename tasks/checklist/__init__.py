@@ -1,0 +1,21 @@
+"""The checklist: ten automated checks before a deployment and eight after it, and the gate that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.runs import Release
+
+
+def pre_deployment(release: Release) -> dict[str, Any]:
+    """Run the pre-deployment checklist on the packaged service. Raises Rejected when the gate stays shut."""
+    from tasks.checklist import pre
+
+    return pre.pre_deployment(release)
+
+
+def post_deployment(release: Release) -> dict[str, Any]:
+    """Run the post-deployment checklist on the live gateway. Raises Rejected after restoring the champion before."""
+    from tasks.checklist import post
+
+    return post.post_deployment(release)

@@ -1,0 +1,159 @@
+"""Checks on what the build stages left behind: the package's evidence, the thresholds and the plan."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bentos.package import Policy, verify_file
+from tasks import alerts
+from tasks.checklist.types import Finding
+from tasks.readings import Reading
+from tasks.spec import PolicySpec
+
+FORMATS = ("policy.onnx", "policy.ts", "policy.pt2")
+MAX_RSS_MB = 1_500.0
+"""A lone Bento keeps to a tenth of this; past it something holds what serving does not need."""
+
+
+def exported(package: Policy) -> Finding:
+    """All formats are there with the digests the manifest gives, parity was proved, and the graph flags NaN."""
+    manifest = package.manifest
+    for name in manifest.files:
+        verify_file(package.directory, manifest, name)
+    problems = [f"no {name}" for name in FORMATS if name not in manifest.files]
+    if not manifest.parity.get("equal"):
+        problems.append("parity with the trained policy was not proved")
+    feeds, _ = package.inputs(package.baseline()["observations"][:1])
+    if any(array.dtype.kind == "f" for array in feeds.values()):
+        spoilt = {name: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for name, a in feeds.items()}
+        if package.run(spoilt, ["finite"])["finite"].any():
+            problems.append("the graph calls its output finite on an observation of NaN")
+    compared = int(manifest.parity.get("observations", 0))
+    return Finding(
+        "fail" if problems else "pass",
+        "; ".join(problems)
+        or f"{len(manifest.files)} digests right, {', '.join(FORMATS)} equal on {compared} observations",
+        observed=sum(name in manifest.files for name in FORMATS),
+        threshold=len(FORMATS),
+        unit="formats",
+        sample_size=compared,
+        evidence={"files": sorted(manifest.files), "shipped": manifest.shipped_variant},
+    )
+
+
+def latency_benchmarked(package: Policy, spec: PolicySpec) -> Finding:
+    """The shipped variant was benchmarked, and its p99 at the served batch size is within the objective."""
+    batches = package.manifest.benchmark.get(package.manifest.shipped_variant, {}).get("batch", {})
+    if not batches:
+        return Finding("fail", f"the shipped variant {package.manifest.shipped_variant} was not benchmarked")
+    at_least = [int(batch) for batch in batches if int(batch) >= spec.serve.batch_size]
+    batch = min(at_least) if at_least else max(int(batch) for batch in batches)
+    p99_ms = batches[str(batch)]["p99_us"] / 1000
+    ok = p99_ms <= spec.serve.latency_slo_ms and bool(at_least)
+    reason = f"p99 {p99_ms:.3g} ms for {batch} rows, objective {spec.serve.latency_slo_ms:g} ms"
+    return Finding(
+        "pass" if ok else "fail",
+        reason if at_least else f"{reason}; no batch of {spec.serve.batch_size} rows was measured",
+        observed=p99_ms,
+        threshold=spec.serve.latency_slo_ms,
+        unit="ms",
+        sample_size=len(batches),
+        evidence={"variant": package.manifest.shipped_variant, "batch": batch, "batches": batches},
+    )
+
+
+def memory_profiled(package: Policy, rss_mb: float) -> Finding:
+    """RSS and peak of the shipped variant were measured, and the whole scratch server (`rss_mb`) keeps to a limit."""
+    row: dict[str, Any] = package.manifest.benchmark.get(package.manifest.shipped_variant, {})
+    measured = {name: row.get(name) for name in ("rss_mb", "peak_rss_mb", "load_ms", "size_bytes")}
+    missing = [name for name in ("rss_mb", "peak_rss_mb") if not row.get(name)]
+    if missing:
+        return Finding("fail", f"not profiled: {', '.join(missing)}", evidence=measured)
+    return Finding(
+        "pass" if rss_mb <= MAX_RSS_MB else "fail",
+        f"the server holds {rss_mb:.0f} MB, the policy alone peaked at {row['peak_rss_mb']:.0f} MB",
+        observed=rss_mb,
+        threshold=MAX_RSS_MB,
+        unit="MB",
+        sample_size=1,
+        evidence=measured,
+    )
+
+
+def alert_thresholds(spec: PolicySpec) -> Finding:
+    """Every alert has a threshold, is silent just inside it and raised just beyond it."""
+    rules = alerts.rules(spec)
+    missing = sorted(set(alerts.NAMES) - {rule.alert for rule in rules})
+    problems = [f"no rule for {name}" for name in missing]
+    for rule in rules:
+        step = max(abs(rule.threshold), 1.0) * (0.01 if rule.comparison == "above" else -0.01)
+        samples = max(rule.minimum_samples, 1)
+        for value, expected in ((rule.threshold, False), (rule.threshold + step, True)):
+            raised = alerts.evaluate([rule], {rule.metric: Reading(value, samples)}, spec.name, None, 0.0)
+            if bool(raised) != expected:
+                problems.append(f"{rule.alert} was {'raised' if raised else 'silent'} at {value:g} {rule.unit}")
+    return Finding(
+        "fail" if problems else "pass",
+        "; ".join(problems) or f"{len(rules)} alerts have thresholds, each tried on both sides",
+        observed=len(rules),
+        threshold=len(alerts.NAMES),
+        unit="alerts",
+        sample_size=2 * len(rules),
+        evidence={rule.alert: {"threshold": rule.threshold, "unit": rule.unit} for rule in rules},
+    )
+
+
+def fallback_directory(package: Policy) -> Path | None:
+    """The package that the spec's fallback names, if it names one."""
+    named = (package.manifest.serve.fallback or {}).get("package")
+    return Path(named) if named else None
+
+
+def units_to_detect(spec: PolicySpec, std: float) -> float:
+    """About how many units an arm show a loss of the margin: twice the fixed-sample size of a one-sided test.
+
+    n = 2 ((z_alpha + z_power) s / margin)^2 with power 0.8; looking after every unit costs a factor of about two.
+    """
+    z = statistics.NormalDist().inv_cdf
+    return 2.0 * 2.0 * ((z(1 - spec.canary.alpha) + z(0.8)) * std / spec.canary.margin) ** 2
+
+
+def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None) -> Finding:
+    """The canary can be decided: bounds, growing steps, and a budget in which a loss of the margin would show."""
+    canary = spec.canary
+    bounds = canary.bounds
+    problems = []
+    if any(later <= earlier for earlier, later in zip(canary.steps, canary.steps[1:], strict=False)):
+        problems.append(f"steps do not grow: {canary.steps}")
+    if bounds is None:
+        problems.append("neither return_range nor return_clip: the test is asymptotic only")
+    elif not bounds[0] <= baseline["mean"] <= bounds[1]:
+        problems.append(f"the evaluated mean return {baseline['mean']:.1f} lies outside {list(bounds)}")
+    if champion is None and not spec.serve.fallback:
+        problems.append("a first release needs a fallback for everyone outside its canary")
+    expected = units_to_detect(spec, float(baseline["std"]))
+    if expected > canary.max_units_per_arm:
+        problems.append(f"a loss of the margin takes about {expected:.0f} units an arm to show, beyond the budget")
+    opponent = f"champion {champion}" if champion else "the required minimum (a first release)"
+    asymptotic = problems == ["neither return_range nor return_clip: the test is asymptotic only"]
+    return Finding(
+        "pass" if not problems or asymptotic else "fail",
+        "; ".join(problems)
+        or f"{canary.objective} against {opponent}, steps {canary.steps}, a loss of {canary.margin:g} "
+        f"shows in about {max(expected, 1):.0f} units an arm",
+        observed=expected,
+        threshold=canary.max_units_per_arm,
+        unit="units an arm",
+        sample_size=int(baseline.get("count", 0)),
+        evidence={
+            "objective": canary.objective,
+            "margin": canary.margin,
+            "alpha": canary.alpha,
+            "bounds": list(bounds) if bounds else None,
+            "champion": champion,
+        },
+    )

@@ -1,0 +1,97 @@
+"""A package that breaks on one observation: the real graph, but its outputs turn to NaN there.
+
+Served beside the real one, it shows that the fallback answers when the policy cannot, and only then.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bentos.package import MANIFEST, Manifest, digest_files, write_manifest
+
+GRAPH = "policy.onnx"
+
+
+def poison(package: Path, manifest: Manifest, marker: npt.NDArray[Any], into: Path) -> Path:
+    """A copy of `package` in `into`, shipping fp32, whose graph fails on observations equal to `marker`.
+
+    There every floating-point output is NaN and `finite` is false; everywhere else nothing changes. `marker` is one
+    observation [*shape] of the graph's first input, in that input's dtype.
+    """
+    import onnx
+
+    into.mkdir(parents=True)
+    for name in manifest.files:
+        shutil.copy2(package / name, into / name)
+    shutil.copy2(package / MANIFEST, into / MANIFEST)
+    model = onnx.load(package / manifest.variants["fp32"])
+    _break(model, np.asarray(marker, dtype=manifest.inputs[0].dtype))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, into / GRAPH)
+    changed = msgspec.structs.replace(
+        manifest, files=digest_files(into), variants={"fp32": GRAPH}, shipped_variant="fp32"
+    )
+    write_manifest(into, changed)
+    return into
+
+
+def _break(model: Any, marker: npt.NDArray[Any]) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    source = graph.input[0].name
+    axes = np.arange(1, marker.ndim + 1, dtype=np.int64)
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(marker[None], "poison_marker"),
+            numpy_helper.from_array(axes, "poison_axes"),
+        ]
+    )
+    hit = "poison_hit"
+    nodes = [
+        helper.make_node("Equal", [source, "poison_marker"], ["poison_equal"]),
+        helper.make_node("Cast", ["poison_equal"], ["poison_equal_int"], to=TensorProto.INT32),
+        helper.make_node("ReduceMin", ["poison_equal_int", "poison_axes"], ["poison_hit_int"], keepdims=0)
+        if marker.ndim
+        else helper.make_node("Identity", ["poison_equal_int"], ["poison_hit_int"]),
+        helper.make_node("Cast", ["poison_hit_int"], [hit], to=TensorProto.BOOL),
+        helper.make_node("Not", [hit], ["poison_clear"]),
+    ]
+    for output in graph.output:
+        kind = output.type.tensor_type.elem_type
+        rank = len(output.type.tensor_type.shape.dim)
+        inner = f"poison_inner_{output.name}"
+        if output.name == "finite":
+            _rename(graph, output.name, inner)
+            nodes.append(helper.make_node("And", [inner, "poison_clear"], [output.name]))
+        elif kind in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            _rename(graph, output.name, inner)
+            nan = np.array(np.nan, dtype=helper.tensor_dtype_to_np_dtype(kind))
+            shape = np.array([-1, *([1] * (rank - 1))], dtype=np.int64)
+            graph.initializer.extend(
+                [
+                    numpy_helper.from_array(nan, f"poison_nan_{output.name}"),
+                    numpy_helper.from_array(shape, f"poison_shape_{output.name}"),
+                ]
+            )
+            nodes += [
+                helper.make_node("Reshape", [hit, f"poison_shape_{output.name}"], [f"poison_hit_{output.name}"]),
+                helper.make_node(
+                    "Where", [f"poison_hit_{output.name}", f"poison_nan_{output.name}", inner], [output.name]
+                ),
+            ]
+    graph.node.extend(nodes)
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new

@@ -1,0 +1,123 @@
+"""What the gateway's counters say of one version, as numbers that a threshold can be held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from bentos import stats, store
+
+Counts = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured number and how many samples it rests on."""
+
+    value: float
+    samples: int
+
+
+def counters(engine: sa.Engine, policy: str, version: str) -> dict[str, Any]:
+    """Counters of a version, summed over arms, canaries and gateway workers (the shape of `arm_stats.stats`)."""
+    table = store.arm_stats
+    query = sa.select(table.c.stats).where(table.c.policy == policy, table.c.version == version)
+    with engine.connect() as connection:
+        return stats.total(row.stats for row in connection.execute(query))
+
+
+def gained(later: Any, earlier: Any) -> Any:
+    """What cumulative counters gained between two readings; bucket bounds and flags are the later ones."""
+    if isinstance(later, bool) or not isinstance(later, int | float | dict | list):
+        return later
+    if isinstance(later, dict):
+        return {
+            key: value if key == "buckets" else gained(value, earlier.get(key, _zero(value)))
+            for key, value in later.items()
+        }
+    if isinstance(later, list):
+        return [gained(a, b) for a, b in zip(later, earlier or [0] * len(later), strict=True)]
+    return later - earlier
+
+
+def _zero(value: Any) -> Any:
+    return {} if isinstance(value, dict) else [] if isinstance(value, list) else 0
+
+
+def quantile_ms(latency: Mapping[str, Any], q: float) -> float:
+    """The q-quantile of a latency histogram in milliseconds, linear inside its bucket; infinite past the last one."""
+    counts, bounds = latency["counts"], latency["buckets"]
+    wanted = q * sum(counts)
+    passed = 0.0
+    for index, count in enumerate(counts):
+        if count and passed + count >= wanted:
+            if index == len(bounds):
+                return math.inf
+            low = bounds[index - 1] if index else 0.0
+            return 1000.0 * float(low + (bounds[index] - low) * (wanted - passed) / count)
+        passed += count
+    return 0.0
+
+
+def action_counts(actions: Mapping[str, int], baseline: Mapping[str, Any]) -> list[tuple[Counts, Counts]]:
+    """Live and baseline counts, dimension by dimension, each over the same bins (one "dimension" when discrete)."""
+    if baseline["kind"] == "discrete":
+        expected = np.asarray(baseline["counts"], dtype=float)
+        return [(np.array([actions.get(str(k), 0) for k in range(len(expected))], dtype=float), expected)]
+    pairs = []
+    for dimension, counts in enumerate(baseline["counts"]):
+        expected = np.asarray(counts, dtype=float)
+        live = np.array([actions.get(f"d{dimension}:{k}", 0) for k in range(len(expected))], dtype=float)
+        pairs.append((live, expected))
+    return pairs
+
+
+def total_variation(live: Counts, expected: Counts) -> float:
+    """Half the summed difference of two distributions: the largest difference in probability of any event; 0 to 1."""
+    return float(abs(live / max(live.sum(), 1.0) - expected / max(expected.sum(), 1.0)).sum() / 2)
+
+
+def chi_squared(live: Counts, expected: Counts) -> float:
+    """Pearson's statistic of homogeneity of two count vectors (two-sample), for the record beside the effect size."""
+    pooled = live + expected
+    kept = pooled > 0
+    share = pooled[kept] / pooled.sum()
+    value = sum(float((((c[kept] - c.sum() * share) ** 2) / (c.sum() * share)).sum()) for c in (live, expected))
+    return value if live.sum() and expected.sum() else 0.0
+
+
+def entropy(counts: Counts) -> float:
+    """Entropy of a distribution in nats."""
+    share = counts[counts > 0] / max(counts.sum(), 1.0)
+    return float(-(share * np.log(share)).sum())
+
+
+def readings(summed: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Reading]:
+    """Numbers for the alert rules, from summed counters and the package's action baseline."""
+    decisions, requests = int(summed["decisions"]), int(summed["requests"])
+    share = 1.0 / max(decisions, 1)
+    found = {
+        "latency_p99_ms": Reading(quantile_ms(summed["latency"], 0.99), requests),
+        "out_of_range_share": Reading(summed["observation_out_of_range"] * share, decisions),
+        "non_finite_observations": Reading(float(summed["rejected"].get("non_finite", 0)), requests),
+        "fault_share": Reading(sum(summed["faults"].values()) * share, decisions),
+        "fallback_share": Reading(summed["sources"]["fallback"] * share, decisions),
+    }
+    if baseline:
+        pairs = action_counts(summed["actions"], baseline)
+        seen = int(pairs[0][0].sum())
+        found["action_shift"] = Reading(max(total_variation(*pair) for pair in pairs), seen)
+        found["action_entropy"] = Reading(min(entropy(live) for live, _ in pairs), seen)
+    return found
+
+
+def return_drop(returns: Sequence[float], baseline_mean: float) -> Reading:
+    """Share of the baseline's mean return that the mean of `returns` lost; negative when it gained."""
+    mean = float(np.mean(returns)) if len(returns) else baseline_mean
+    return Reading((baseline_mean - mean) / max(abs(baseline_mean), 1e-9), len(returns))
