@@ -5,12 +5,14 @@ One schema for SQLite and PostgreSQL, SQLAlchemy Core. Times are Unix seconds (f
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
+_CREATE_ATTEMPTS = 5
 _Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 episodes = sa.Table(
@@ -128,9 +130,9 @@ intents = sa.Table(
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=10000")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
 
 
@@ -139,7 +141,15 @@ def create(url: str) -> sa.Engine:
     engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
-    metadata.create_all(engine)
+    for attempt in range(_CREATE_ATTEMPTS):
+        try:
+            metadata.create_all(engine)
+            break
+        except sa.exc.DatabaseError:
+            # another process is creating the same tables: look again, they are there by then
+            if attempt == _CREATE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.1 * (attempt + 1))
     return engine
 
 

@@ -1,0 +1,205 @@
+"""What a worker does beside answering: follow the registry and the database, flush statistics, sweep, and end well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from bentos import faults, home, logs, overrides, single, store
+from bentos.core import Core
+from bentos.episodes import Signer
+from bentos.follower import Follower
+from bentos.metrics import Metrics
+from bentos.overrides import Overrides
+from bentos.registry import Registry
+from bentos.stats import Arm, Key
+from bentos.sweep import Sweep
+from bentos.versions import Version
+from bentos.views import Views
+from bentos.writer import StoreDown, Writer
+
+_SECOND = 1.0
+_SWEEP_SECONDS = 5.0
+
+
+def poll_seconds() -> float:
+    """How often the registry is asked: `$AIRLOCK_POLL_SECONDS`, by default 1."""
+    return float(os.environ.get("AIRLOCK_POLL_SECONDS", _SECOND))
+
+
+class Worker:
+    """One gateway process: builds the core, runs its loops, and takes all down again in order."""
+
+    def __init__(self) -> None:
+        directory = home.home() / "gateway"
+        directory.mkdir(parents=True, exist_ok=True)
+        url = home.database_url()
+        self.core = Core(Signer(home.secret("episode_key")), Writer(url), Overrides(directory / "overrides.json"))
+        self.core.on_breaker = self._breaker_opened
+        self.views = Views(self.core, url)
+        self._directory = directory
+        self._url = url
+        self._follower: Follower | None = None
+        self._metrics: Metrics | None = None
+        self._sweep = Sweep()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._events: set[asyncio.Task[None]] = set()
+        self.ready = False
+
+    async def start(self, package: single.Package | None) -> None:
+        """Load what is to be served and start the loops. With `package` that one version, else what the registry says.
+
+        Raises PackageError when the one package cannot be served.
+        """
+        self._metrics = Metrics()
+        await self._read_database()
+        if package is not None:
+            self.core.route(await asyncio.to_thread(single.route, self.core, package))
+        else:
+            self._follower = Follower(
+                Registry(home.mlflow_url()),
+                self._directory,
+                build=self.core.build,
+                routed=self.core.route,
+                dropped=self.core.drop,
+                refused=self._refused,
+                withdrawn=self.core.withdrawn,
+            )
+            await self._follower.start()
+            self._loop("registry", self._follower.poll, poll_seconds())
+        self._loop("database", self._read_database, _SECOND)
+        self._loop("flush", self._flush, _SECOND)
+        self._loop("sweep", self._sweep_all, _SWEEP_SECONDS)
+        self.ready = True
+        logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
+
+    async def stop(self) -> None:
+        """Stop the loops, store what was counted, and close the database."""
+        self.ready = False
+        for task in (*self._tasks, *self._events):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._events, return_exceptions=True)
+        await self._flush()
+        if self._follower is not None:
+            await self._follower.stop()
+        await asyncio.to_thread(self.core.writer.close)
+        logs.info("gateway stopped")
+
+    def registry(self) -> dict[str, Any]:
+        """Whether the registry answers, and how old its last answer is (s); null where it is not followed or unseen."""
+        if self._follower is None:
+            return {"ok": True, "age_seconds": None}
+        seen = self._follower.seen_at
+        return {"ok": self._follower.ok, "age_seconds": time.time() - seen if seen else None}
+
+    def _loop(self, name: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
+        async def run() -> None:
+            while True:
+                # jitter: many gateways shall not ask at the same moment
+                await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
+                try:
+                    await step()
+                except Exception:  # noqa: BLE001 - a loop must outlive whatever one turn meets
+                    logs.error("background step failed", step=name)
+
+        self._tasks.append(asyncio.create_task(run(), name=f"airlock-{name}"))
+
+    def _event(self, policy: str, version: str, digest: str, kind: str, detail: str) -> None:
+        task = asyncio.get_running_loop().create_task(self.core.record_fault(policy, version, digest, kind, detail))
+        self._events.add(task)
+        task.add_done_callback(self._events.discard)
+
+    def _refused(self, policy: str, version: str, digest: str, reason: str) -> None:
+        self._event(policy, version, digest, faults.REFUSED, reason)
+
+    def _breaker_opened(self, policy: str, version: Version, reason: str) -> None:
+        self._event(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, reason)
+        if self._follower is not None:
+            self._follower.reroute(policy)
+
+    async def _read_database(self) -> None:
+        """Take over the overrides and fault events that others committed."""
+
+        def read() -> tuple[list[overrides.Active], list[Any]]:
+            with store.connect(self._url).connect() as connection:
+                return overrides.read(connection, time.time()), self.core.faults.read(connection)
+
+        try:
+            active, events = await asyncio.to_thread(read)
+        except sa.exc.SQLAlchemyError as error:
+            logs.warning("database not readable", detail=str(error).splitlines()[0])
+            return
+        self.core.overrides.replace(active)
+        for policy in self.core.faults.take(events):
+            if self._follower is not None:
+                self._follower.reroute(policy)
+
+    async def _flush(self) -> None:
+        """Bring the counters to Prometheus and to `arm_stats`."""
+        self._note_breakers()
+        changed = self.core.stats.take_changed()
+        if self._metrics is not None:
+            self._metrics.flush(changed)
+            for route in self.core.routes.values():
+                self._metrics.show(route, self.core.stats)
+        if not changed:
+            return
+        now = time.time()
+        rows = [_row(self.core.worker, key, arm, now) for key, arm in changed]
+        try:
+            await self.core.writer.call(lambda connection: _upsert(connection, rows))
+        except StoreDown:
+            for _, arm in changed:
+                arm.changed = True
+
+    def _note_breakers(self) -> None:
+        for (policy, _, version, _), arm in self.core.stats.arms.items():
+            route = self.core.routes.get(policy)
+            loaded = route.versions.get(version) if route else None
+            is_open = loaded is not None and loaded.breaker.open
+            if arm.breaker_open != is_open:
+                arm.breaker_open, arm.changed = is_open, True
+
+    async def _sweep_all(self) -> None:
+        settings = {
+            route.policy: route.manifest.outcomes for route in self.core.routes.values() if route.manifest is not None
+        }
+
+        def sweep(connection: sa.Connection) -> dict[str, int]:
+            return {policy: self._sweep.run(connection, policy, one) for policy, one in settings.items()}
+
+        try:
+            closed = await self.core.writer.call(sweep)
+        except StoreDown:
+            return
+        for policy, count in closed.items():
+            if count:
+                logs.info("episodes abandoned", policy=policy, count=count)
+
+
+def _row(worker: str, key: Key, arm: Arm, now: float) -> dict[str, Any]:
+    policy, generation, version, name = key
+    return {
+        "policy": policy,
+        "generation": generation,
+        "version": version,
+        "arm": name,
+        "worker": worker,
+        "stats": arm.to_json(),
+        "updated_at": now,
+    }
+
+
+def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(store.arm_stats)
+    keys = [column.name for column in store.arm_stats.primary_key]
+    fresh = {name: statement.excluded[name] for name in ("stats", "updated_at")}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=fresh), rows)

@@ -1,0 +1,148 @@
+"""The gateway's Prometheus metrics: fed once a second from the in-process aggregates, readable from any worker."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bentos.routes import Route
+from bentos.stats import LATENCY_BUCKETS, Arm, Key, Stats
+from bentos.versions import Version
+
+_LABELS = ("policy", "version", "arm")
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_STEPS = (10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000, 5000)
+_RETURN_BUCKETS = (*(-step for step in reversed(_STEPS)), 0, *_STEPS)
+
+
+class Metrics:
+    """Mirrors `Arm` counters into prometheus_client, whose multiprocess files any worker's `/metrics` adds up.
+
+    prometheus_client decides at its first import whether it is multiprocess, by an environment variable that
+    `bentoml serve` sets for its workers: hence the late import.
+    """
+
+    def __init__(self) -> None:
+        import prometheus_client as prometheus
+
+        _forget_dead_workers()
+        counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
+        self._inference = counter("rl_inference", "Decisions", [*_LABELS, "source"])
+        self._latency = histogram("rl_inference_latency_seconds", "Decision latency", _LABELS, buckets=LATENCY_BUCKETS)
+        self._action = counter("rl_action", "Actions, by index or by dimension and bin", [*_LABELS, "action"])
+        self._reward = gauge("rl_episode_reward", "Return of the last episode", _LABELS, multiprocess_mode="mostrecent")
+        self._return = histogram("rl_episode_return", "Returns of episodes", _LABELS, buckets=_RETURN_BUCKETS)
+        self._episodes = counter("rl_episodes", "Episodes that reported an outcome", _LABELS)
+        self._faults = counter("rl_faults", "Faulty decisions", [*_LABELS, "kind"])
+        self._adjustments = counter("rl_adjustments", "Actions changed by the envelope", [*_LABELS, "reason"])
+        self._rejected = counter("rl_rejected", "Requests refused", [*_LABELS, "reason"])
+        self._observation_drift = gauge(
+            "rl_observation_drift",
+            "Largest distance of a recent observation mean from the baseline's, in baseline standard deviations",
+            _LABELS,
+            multiprocess_mode="livemostrecent",
+        )
+        self._action_drift = gauge(
+            "rl_action_drift",
+            "Total variation distance of recent actions from the baseline's",
+            _LABELS,
+            multiprocess_mode="livemostrecent",
+        )
+        self._weight = gauge(
+            "rl_canary_weight", "Weight of each arm of the running canary", _LABELS, multiprocess_mode="livemostrecent"
+        )
+        self._breaker = gauge("rl_breaker_open", "1 while the breaker is open", _LABELS, multiprocess_mode="livemax")
+        self._batch = histogram("rl_batch_size", "Rows per model call", _LABELS, buckets=_BATCH_BUCKETS)
+        self._shown: dict[tuple[Any, ...], float] = {}
+        self._challengers: dict[str, str] = {}
+
+    def flush(self, changed: Iterable[tuple[Key, Arm]]) -> None:
+        """Add what the counters gained since the last flush."""
+        for key, arm in changed:
+            policy, _, version, name = key
+            labels = (policy, version, name)
+            for source, count in arm.sources.items():
+                self._grow(self._inference, key, (*labels, source), count)
+            for action, count in arm.actions.items():
+                self._grow(self._action, key, (*labels, action), count)
+            for kind, count in arm.faults.items():
+                self._grow(self._faults, key, (*labels, kind), count)
+            for reason, count in arm.adjusted.items():
+                self._grow(self._adjustments, key, (*labels, reason), count)
+            for reason, count in arm.rejected.items():
+                self._grow(self._rejected, key, (*labels, reason), count)
+            self._grow(self._episodes, key, labels, arm.episodes)
+            self._grow_histogram(self._latency, key, labels, arm.latency, arm.latency_sum)
+            returns, arm.returns = arm.returns, []
+            for value in returns:
+                self._return.labels(*labels).observe(value)
+            if returns:
+                self._reward.labels(*labels).set(returns[-1])
+
+    def show(self, route: Route, stats: Stats) -> None:
+        """Bring the state of a policy's route to the gauges."""
+        policy = route.policy
+        for name, version in route.versions.items():
+            self._breaker.labels(policy, name, "").set(1 if version.breaker.open else 0)
+            sizes, version.batch.sizes = version.batch.sizes, {}
+            for size, count in sizes.items():
+                child = self._batch.labels(policy, name, "")
+                child._buckets[int(np.searchsorted(_BATCH_BUCKETS, size))].inc(count)
+                child._sum.inc(size * count)
+        weight = route.canary.weight if route.canary else 0.0
+        challenger = route.canary.version if route.canary else self._challengers.get(policy)
+        if challenger is not None:
+            self._challengers[policy] = challenger
+            self._weight.labels(policy, challenger, "challenger").set(weight)
+        if route.champion is not None:
+            self._drift(route.champion, policy, stats)
+
+    def _drift(self, champion: Version, policy: str, stats: Stats) -> None:
+        labels = (policy, champion.name, "champion")
+        observations = champion.drift.observations()
+        if observations is not None:
+            self._observation_drift.labels(*labels).set(observations)
+        actions = champion.drift.actions(stats.arm(policy, "", champion.name, "champion").actions)
+        if actions is not None:
+            self._action_drift.labels(*labels).set(actions)
+
+    def _gain(self, identity: tuple[Any, ...], value: float) -> float:
+        gained = value - self._shown.get(identity, 0)
+        self._shown[identity] = value
+        return gained
+
+    def _grow(self, counter: Any, key: Key, labels: tuple[str, ...], value: float) -> None:
+        # the key carries the generation: two canaries of one version are two sources of one series
+        gained = self._gain((counter, key, labels), value)
+        if gained:
+            counter.labels(*labels).inc(gained)
+
+    def _grow_histogram(
+        self, histogram: Any, key: Key, labels: tuple[str, ...], counts: list[int], total: float
+    ) -> None:
+        child = histogram.labels(*labels)
+        for bucket, count in enumerate(counts):
+            gained = self._gain((histogram, key, bucket), count)
+            if gained:
+                # prometheus_client can only observe one value at a time; its buckets hold plain, not yet
+                # accumulated, counts, so adding to them is the same as that many observations
+                child._buckets[bucket].inc(gained)
+        child._sum.inc(self._gain((histogram, key, "sum"), total))
+
+
+def _forget_dead_workers() -> None:
+    """Drop the live gauges of workers that were killed: nobody else tells prometheus_client that they are gone."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not directory:
+        return
+    from prometheus_client import multiprocess
+
+    for file in Path(directory).glob("gauge_live*_*.db"):
+        found = re.search(r"_(\d+)\.db$", file.name)
+        if found and not Path("/proc", found[1]).exists():
+            multiprocess.mark_process_dead(int(found[1]), directory)  # type: ignore[no-untyped-call]

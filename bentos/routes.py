@@ -1,0 +1,100 @@
+"""Routes: for one policy, an immutable picture of which version answers whom."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bentos.assignment import Canary
+from bentos.episodes import CHALLENGER, CHAMPION, CONTROL, Episode
+from bentos.problems import Problem
+from bentos.versions import Version
+
+
+class Seat(NamedTuple):
+    """Where rows go: whose chain decides, and what they are counted as. `rescue`: straight to that chain's fallback."""
+
+    chain: Version
+    version: str
+    arm: str
+    generation: str
+    rescue: bool
+
+
+def no_version(policy: str) -> Problem:
+    """The problem of a policy that nothing can answer for."""
+    detail = f"no version of policy {policy!r} is routed; see GET /v1/policies/{policy} for why"
+    return Problem(503, "no_version", detail, retry_after=1)
+
+
+class Route:
+    """One policy's route. `champion` is None on a first release; `canary` is None when none runs or it is not routable.
+
+    `versions` are all loaded ones, drained ones too. `withdrawn` versions must not decide any more (a safety rollback,
+    an open challenger breaker): their running episodes are answered by the champion. `provider` is the version whose
+    spec's fallback answers where nobody else does. `shown` is the versions' state for people.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        *,
+        champion: Version | None,
+        previous: str | None,
+        canary: Canary | None,
+        versions: dict[str, Version],
+        withdrawn: frozenset[str],
+        provider: Version | None,
+        shown: dict[str, dict[str, Any]],
+    ) -> None:
+        self.policy = policy
+        self.champion = champion
+        self.previous = previous
+        self.canary = canary
+        self.versions = versions
+        self.withdrawn = withdrawn
+        self.provider = champion or provider
+        self.shown = shown
+        self.manifest = self.provider.manifest if self.provider else None
+        self._outside: Seat | None = None
+        if champion is not None:
+            self._outside = Seat(champion, champion.name, CHAMPION, "", False)
+        elif provider is not None:
+            self._outside = Seat(provider, "", CHAMPION, "", True)
+
+    @property
+    def experiment(self) -> Canary | None:
+        """The canary, if new units may join it now."""
+        if self.canary is None or self.canary.weight <= 0 or self.canary.version in self.withdrawn:
+            return None
+        return self.canary
+
+    @property
+    def outside(self) -> Seat:
+        """The seat of what belongs to no experiment. Raises Problem (503) when nothing can answer."""
+        if self._outside is None:
+            raise no_version(self.policy)
+        return self._outside
+
+    def seat_of_unit(self, unit: str) -> Seat:
+        """The seat of a unit (a user, or a new episode). Raises Problem (503) when nothing can answer."""
+        canary = self.experiment
+        if canary is None:
+            return self.outside
+        arm = canary.arm(unit)
+        if arm == CHALLENGER:
+            return Seat(self.versions[canary.version], canary.version, arm, canary.generation, False)
+        if arm == CONTROL and self.champion is not None:
+            return Seat(self.champion, self.champion.name, arm, canary.generation, False)
+        return self.outside
+
+    def seat_of_episode(self, episode: Episode) -> Seat:
+        """The seat of a running episode: its own version for as long as that is loaded and trusted.
+
+        Raises Problem (503) when nothing can answer.
+        """
+        own = self.versions.get(episode.version)
+        chain = own or self.champion or self.provider
+        if chain is None:
+            raise no_version(self.policy)
+        rescue = episode.version == "" or episode.version in self.withdrawn or (own is None and self.champion is None)
+        return Seat(chain, episode.version, episode.arm, episode.generation, rescue)

@@ -1,0 +1,108 @@
+"""What travels through the runners: rows on the way in, a decision on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bentos.episodes import CHAMPION, Episode, State
+
+Array = npt.NDArray[Any]
+
+POLICY = "policy"
+FALLBACK = "fallback"
+OVERRIDE = "override"
+
+
+class Rows(msgspec.Struct):
+    """Observations that were asked for together and, past `assign`, belong to one version and one arm.
+
+    `feeds` maps graph inputs to arrays [size, ...]. `masks` is bool [size, actions]. `version` is the assigned version
+    (empty: none, the fallback answers). `rescue` asks the fallback to answer whatever the version would say.
+    """
+
+    feeds: dict[str, Array]
+    size: int
+    episodes: Sequence[Episode | None] | None = None
+    users: Sequence[str] | None = None
+    masks: Array | None = None
+    states: Sequence[State | None] | None = None
+    out_of_range: int = 0
+    version: str = ""
+    arm: str = CHAMPION
+    generation: str = ""
+    rescue: bool = False
+
+    def take(self, index: Array) -> Rows:
+        """The rows at `index` (int array), with the same assignment."""
+        chosen: list[int] = index.tolist()
+        return Rows(
+            feeds={name: array[index] for name, array in self.feeds.items()},
+            size=len(chosen),
+            episodes=None if self.episodes is None else [self.episodes[i] for i in chosen],
+            users=None if self.users is None else [self.users[i] for i in chosen],
+            masks=None if self.masks is None else self.masks[index],
+            states=None if self.states is None else [self.states[i] for i in chosen],
+            version=self.version,
+            arm=self.arm,
+            generation=self.generation,
+            rescue=self.rescue,
+        )
+
+
+class Decision(msgspec.Struct):
+    """One action a row, and how it came about.
+
+    `action` [size, ...] in the action space's dtype; `finite` bool [size]; `scores` [size, actions] are logits or
+    q-values where a mask needs them; `recurrent` holds the graph's next state; `versions` says who answered (None: a
+    constant); `adjusted` lists reason codes a row, None when nothing was changed; `forced` marks rows that an
+    override exempted from `constrain`; `faults` counts faulty rows by kind.
+    """
+
+    action: Array
+    finite: Array
+    sources: list[str]
+    versions: list[str | None]
+    scores: Array | None = None
+    recurrent: dict[str, Array] | None = None
+    adjusted: list[list[str]] | None = None
+    forced: Array | None = None
+    faults: dict[str, int] | None = None
+
+    def put(self, index: Array, other: Decision) -> None:
+        """Replace the rows at `index` with `other`'s."""
+        self.action = np.array(self.action)
+        self.action[index] = other.action
+        self.finite = np.array(self.finite)
+        self.finite[index] = other.finite
+        for place, row in enumerate(index.tolist()):
+            self.sources[row] = other.sources[place]
+            self.versions[row] = other.versions[place]
+        if self.recurrent is not None and other.recurrent is not None:
+            for name, array in self.recurrent.items():
+                array = np.array(array)
+                array[index] = other.recurrent[name]
+                self.recurrent[name] = array
+
+    def adjust(self, index: Array, reason: str) -> None:
+        """Note that the rows at `index` were changed for `reason`."""
+        if self.adjusted is None:
+            self.adjusted = [[] for _ in self.sources]
+        for row in index.tolist():
+            self.adjusted[row].append(reason)
+
+
+class Overloaded(Exception):
+    """The version's queue is full: the client should come back later."""
+
+
+class DeadlineMissed(Exception):
+    """The version did not answer in time."""
+
+
+class NothingCanAnswer(Exception):
+    """Neither the version, nor the champion, nor a fallback of the spec can give an action."""

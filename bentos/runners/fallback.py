@@ -1,0 +1,151 @@
+"""Fallback: whatever goes wrong inside, an action comes out: the champion's, else the spec's fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bentos import logs
+from bentos.breaker import Breaker
+from bentos.rows import (
+    FALLBACK,
+    Array,
+    DeadlineMissed,
+    Decision,
+    NothingCanAnswer,
+    Overloaded,
+    Rows,
+)
+from bentos.runners import Runner
+
+NON_FINITE = "non_finite"
+EXCEPTION = "exception"
+DEADLINE = "deadline"
+
+
+class Fallback:
+    """Guards one version.
+
+    A non-finite output (the graph's `finite`, and the action itself), an exception, a missed deadline or an open
+    breaker sends the rows concerned to the champion's policy and, where that cannot answer either, to `last`, the
+    spec's fallback. `champion` returns the champion's guard, or None; rows whose assigned version is another than
+    `version` are answered here as that version's fallback.
+    """
+
+    def __init__(
+        self,
+        following: Runner,
+        *,
+        policy: str,
+        version: str,
+        breaker: Breaker,
+        champion: Callable[[], Fallback | None],
+        last: Constant | Runner | None,
+    ) -> None:
+        self.following = following
+        self.breaker = breaker
+        self._policy = policy
+        self._version = version
+        self._champion = champion
+        self._last = last
+
+    async def decide(self, rows: Rows) -> Decision:
+        """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
+        if rows.rescue:
+            return await self._rescue(rows, None)
+        if not self.breaker.allows():
+            return await self._rescue(rows, None)
+        try:
+            decision = await self.following.decide(rows)
+        except Overloaded:
+            raise
+        except DeadlineMissed as error:
+            return await self._faulty(rows, DEADLINE, str(error))
+        except Exception as error:  # noqa: BLE001 - the guard's very purpose
+            logs.error("decision failed", policy=self._policy, version=self._version)
+            return await self._faulty(rows, EXCEPTION, f"{type(error).__name__}: {error}")
+        good = finite_rows(decision)
+        if good is None:
+            self.breaker.success()
+            if rows.version != self._version:
+                decision.sources = [FALLBACK] * rows.size
+            return decision
+        return await self._partly(rows, decision, good)
+
+    async def answer_for(self, rows: Rows) -> Decision | None:
+        """This version's actions for rows of another version, or None when it is in no state to give them."""
+        if not self.breaker.allows():
+            return None
+        try:
+            decision = await self.following.decide(rows)
+        except Exception as error:  # noqa: BLE001 - the caller has a further fallback
+            if not isinstance(error, Overloaded):
+                self.breaker.fault(f"{type(error).__name__}: {error}")
+            return None
+        if finite_rows(decision) is not None:
+            self.breaker.fault("non-finite output")
+            return None
+        self.breaker.success()
+        return decision
+
+    async def _faulty(self, rows: Rows, kind: str, detail: str) -> Decision:
+        self.breaker.fault(f"{kind}: {detail}")
+        return await self._rescue(rows, {kind: rows.size})
+
+    async def _partly(self, rows: Rows, decision: Decision, good: Array) -> Decision:
+        """Some rows came out non-finite: only they are answered by the fallback."""
+        bad = np.flatnonzero(~good)
+        if len(bad) == rows.size:
+            return await self._faulty(rows, NON_FINITE, "non-finite output")
+        self.breaker.success()
+        if rows.version != self._version:
+            decision.sources = [FALLBACK] * rows.size
+        decision.put(bad, await self._rescue(rows.take(bad), None))
+        decision.faults = {NON_FINITE: len(bad)}
+        return decision
+
+    async def _rescue(self, rows: Rows, faults: dict[str, int] | None) -> Decision:
+        champion = self._champion()
+        decision = None
+        if champion is not None and champion is not self:
+            decision = await champion.answer_for(rows)
+        if decision is None:
+            if self._last is None:
+                raise NothingCanAnswer(f"version {self._version} has no fallback and the champion cannot answer")
+            decision = await self._last.decide(rows)
+            if finite_rows(decision) is not None:
+                raise NothingCanAnswer(f"the fallback of version {self._version} gave a non-finite action")
+            decision.versions = [None] * rows.size
+        decision.sources = [FALLBACK] * rows.size
+        decision.faults = faults
+        return decision
+
+
+class Constant:
+    """The spec's constant action, for every row."""
+
+    def __init__(self, action: Array) -> None:
+        self._action = action
+
+    async def decide(self, rows: Rows) -> Decision:
+        """The constant, answered by no version."""
+        return Decision(
+            action=np.repeat(self._action[None], rows.size, axis=0),
+            finite=np.ones(rows.size, dtype=bool),
+            sources=[FALLBACK] * rows.size,
+            versions=[None] * rows.size,
+        )
+
+
+def finite_rows(decision: Decision) -> Array | None:
+    """None when every row is finite, else bool [size]. Both the graph's word and the action itself count."""
+    action = decision.action
+    good = bool(np.logical_and.reduce(decision.finite))
+    if action.dtype.kind != "f":
+        return None if good else decision.finite
+    here = np.isfinite(action)
+    if good and np.logical_and.reduce(here, axis=None):
+        return None
+    rows: Array = decision.finite & here.reshape(len(action), -1).all(axis=1)
+    return rows

@@ -1,0 +1,48 @@
+"""Record: counts what was decided, per version and arm; nothing here waits for anything."""
+
+from __future__ import annotations
+
+import time
+
+from bentos.drift import Drift
+from bentos.rows import POLICY, Decision, Rows
+from bentos.runners import Runner
+from bentos.stats import ActionLabels, Stats
+
+
+class Record:
+    """The outermost runner of a version: its latency is the whole decision's.
+
+    A decision that the fallback made is counted for the version and arm that were assigned.
+    """
+
+    def __init__(self, following: Runner, policy: str, labels: ActionLabels, stats: Stats, drift: Drift) -> None:
+        self.following = following
+        self._policy = policy
+        self._labels = labels
+        self._stats = stats
+        self._drift = drift
+
+    async def decide(self, rows: Rows) -> Decision:
+        """The inner decision, counted."""
+        started = time.perf_counter()
+        decision = await self.following.decide(rows)
+        arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
+        arm.decided(rows.size, time.perf_counter() - started)
+        policy = decision.sources.count(POLICY)
+        arm.count(arm.sources, POLICY, policy)
+        if policy != rows.size:
+            for source in decision.sources:
+                if source != POLICY:
+                    arm.count(arm.sources, source, 1)
+        if decision.faults:
+            for kind, times in decision.faults.items():
+                arm.count(arm.faults, kind, times)
+        if decision.adjusted:
+            for reasons in decision.adjusted:
+                for reason in reasons:
+                    arm.count(arm.adjusted, reason, 1)
+        arm.observation_out_of_range += rows.out_of_range
+        self._labels.count(decision.action, arm.actions)
+        self._drift.sample(rows)
+        return decision

@@ -1,0 +1,67 @@
+"""The BentoML service: `bentoml serve bentos.service:Gateway`, following the registry, or serving one built Bento."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import bentoml
+from pydantic import Field
+
+from bentos import logs, single
+from bentos.app import App, Asgi
+from bentos.background import Worker
+from bentos.problems import Problem
+from bentos.wire import ActRequest
+
+_worker: Worker | None = None
+"""This process's gateway, once it has started: BentoML makes the service's instances, so it cannot be handed over."""
+
+
+class FrontedService(bentoml.Service[Any]):
+    """A BentoML service with the gateway's own app in front: its hot paths skip BentoML's HTTP stack entirely."""
+
+    def to_asgi(self, is_main: bool = True) -> Asgi:
+        """The app that `bentoml serve` runs in each worker."""
+        logs.configure()
+        return App(super().to_asgi(is_main=is_main), self._start)
+
+    async def _start(self) -> Worker:
+        global _worker
+        version = self.bento.tag.version if self.bento is not None else None
+        worker = Worker()
+        await worker.start(single.find(version))
+        _worker = worker
+        return worker
+
+
+@bentoml.service(
+    name="airlock",
+    service_class=FrontedService,
+    workers=int(os.environ.get("AIRLOCK_WORKERS", "1")),
+    traffic={"timeout": 60},
+    logging={"access": {"enabled": False}},
+)
+class Gateway:
+    """Airlock's gateway: decisions of released reinforcement-learning policies."""
+
+    @bentoml.api
+    async def act(
+        self,
+        policy: Annotated[str, Field(description="Name of the policy")],
+        observations: Annotated[list[Any], Field(description="Observations, as the environment emits them")],
+        episode_ids: Annotated[list[str | None] | None, Field(description="Signed ids, one an observation")] = None,
+    ) -> dict[str, Any]:
+        """Decide, for BentoML clients: the same decisions as `POST /v1/policies/{policy}/act`, served more slowly."""
+        if _worker is None:
+            raise bentoml.exceptions.ServiceUnavailable("the gateway is starting")
+        try:
+            answer = await _worker.core.act(policy, ActRequest(observations=observations, episode_ids=episode_ids))
+        except Problem as problem:
+            raise bentoml.exceptions.BentoMLException(problem.detail, error_code=problem.status) from problem
+        names = ("actions", "versions", "arms", "sources", "adjusted", "decision_ids")
+        return {name: getattr(answer, name) for name in names}
+
+    async def __is_ready__(self) -> bool:
+        """Whether `/readyz` says yes."""
+        return _worker is not None and _worker.ready

@@ -1,0 +1,153 @@
+"""A loaded version: the policy package with its chain of runners around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bentos.breaker import Breaker
+from bentos.drift import Drift
+from bentos.overrides import Overrides
+from bentos.package import Manifest, PackageError, Policy, Space, load
+from bentos.rows import Array, Decision, Rows
+from bentos.runners.batch import Batch
+from bentos.runners.constrain import Constrain
+from bentos.runners.fallback import Constant, Fallback
+from bentos.runners.infer import Infer
+from bentos.runners.override import Override
+from bentos.runners.record import Record
+from bentos.stats import ActionLabels, Stats
+
+_INLINE_SECONDS = 0.0005
+_WARM_UP_RUNS = 5
+
+
+class Version:
+    """One version of one policy, ready to decide: record(constrain(override(fallback(batch(infer)))))."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        package_sha256: str,
+        *,
+        stats: Stats,
+        overrides: Overrides,
+        champion: Callable[[], Version | None],
+        opened: Callable[[Version, str], None],
+    ) -> None:
+        """Load what the chain needs and warm it up: takes a moment, call it off the event loop.
+
+        `champion` names the policy's champion at the time of a decision; `opened` hears of an opened breaker. Raises
+        PackageError when the package asks for what this gateway cannot do: it must not be served with less.
+        """
+        manifest = policy.manifest
+        _refuse_unsupported(manifest)
+        self.name = name
+        self.package_sha256 = package_sha256
+        self.manifest = manifest
+        self.breaker = Breaker(manifest.serve.max_errors, lambda reason: opened(self, reason))
+        self.infer = Infer(policy, name)
+        self.batch = Batch(
+            self.infer,
+            batch_size=manifest.serve.batch_size,
+            deadline=manifest.serve.deadline_ms / 1000,
+            max_wait=manifest.serve.max_wait_ms / 1000,
+            inline=_warm_up(self.infer, manifest) <= _INLINE_SECONDS and not manifest.serve.max_wait_ms,
+            name=f"{manifest.name}-{name}",
+        )
+        self.fallback = Fallback(
+            self.batch,
+            policy=manifest.name,
+            version=name,
+            breaker=self.breaker,
+            champion=lambda: _guard(champion()),
+            last=_last_resort(manifest),
+        )
+        override = Override(self.fallback, manifest.name, overrides)
+        self.constrain = Constrain(override, manifest.action_space, manifest.safety)
+        self.drift = Drift(manifest)
+        self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift)
+        self.stateful = manifest.safety.rate_limit is not None or any(
+            tensor.name.startswith("state_") for tensor in manifest.inputs
+        )
+
+    async def decide(self, rows: Rows) -> Decision:
+        """An action for every row, through the whole chain."""
+        return await self.record.decide(rows)
+
+    def close(self) -> None:
+        """Release the version's threads."""
+        self.batch.close()
+
+
+def _guard(version: Version | None) -> Fallback | None:
+    return None if version is None else version.fallback
+
+
+def _refuse_unsupported(manifest: Manifest) -> None:
+    safety = manifest.safety
+    asked = {
+        "safety.acceleration_limit": safety.acceleration_limit,
+        "safety.constraints": safety.constraints,
+        "safety.action_mask": safety.action_mask,
+        "serve.explore": manifest.serve.explore,
+    }
+    wanted = sorted(name for name, value in asked.items() if value)
+    if wanted:
+        raise PackageError(f"this gateway does not enforce {', '.join(wanted)}; it will not serve the policy without")
+
+
+def _last_resort(manifest: Manifest) -> Constant | Infer | None:
+    given = manifest.serve.fallback or {}
+    if "constant" in given:
+        return Constant(as_action(given["constant"], manifest.action_space))
+    if "package" in given:
+        return Infer(load(Path(given["package"])), "")
+    return None
+
+
+def as_action(value: object, space: Space) -> Array:
+    """`value` as one action of `space`. Raises PackageError that says what was expected and what came."""
+    try:
+        given = np.asarray(value)
+    except ValueError as error:
+        raise PackageError(f"not an action: {error}") from error
+    whole = space.type != "Box" or np.dtype(space.dtype).kind != "f"
+    if given.dtype.kind not in ("iu" if whole else "iuf"):
+        raise PackageError(f"expected {'whole numbers' if whole else 'numbers'}, came {value!r}")
+    if given.shape != space.shape:
+        raise PackageError(f"expected an action of shape {list(space.shape)}, came {list(given.shape)}")
+    if not np.isfinite(given).all():
+        raise PackageError(f"expected finite numbers, came {value!r}")
+    return given.astype(space.dtype)
+
+
+def example_feeds(manifest: Manifest, size: int) -> dict[str, Array]:
+    """Feeds of `size` rows that fit the graph's inputs: zeros, with every action allowed."""
+    feeds: dict[str, Array] = {}
+    for tensor in manifest.inputs:
+        fill = 1 if tensor.name in ("action_mask", "episode_start") else 0
+        feeds[tensor.name] = np.full((size, *tensor.shape), fill, dtype=tensor.dtype)
+    return feeds
+
+
+def _warm_up(infer: Infer, manifest: Manifest) -> float:
+    """Run one row and a full batch a few times; the fastest full batch, in seconds. Raises PackageError."""
+    try:
+        infer.run(Rows(feeds=example_feeds(manifest, 1), size=1))
+        full = Rows(feeds=example_feeds(manifest, manifest.serve.batch_size), size=manifest.serve.batch_size)
+        seconds = []
+        for _ in range(_WARM_UP_RUNS):
+            started = time.perf_counter()
+            decision = infer.run(full)
+            seconds.append(time.perf_counter() - started)
+    except Exception as error:
+        raise PackageError(f"{manifest.name}: the graph does not run on its declared inputs: {error}") from error
+    expected = (full.size, *manifest.action_space.shape)
+    if decision.action.shape != expected:
+        raise PackageError(f"{manifest.name}: expected actions of shape {expected}, came {decision.action.shape}")
+    return min(seconds)

@@ -1,0 +1,90 @@
+"""What people and dashboards see of a policy: what is routed where, and statistics over all workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from bentos import stats, store
+from bentos.core import Core
+from bentos.routes import Route
+
+_FRESH_SECONDS = 1.0
+
+Cell = tuple[str, str, str, str, dict[str, Any]]
+"""generation, version, arm, worker and counters of one row of `arm_stats`."""
+
+
+class Views:
+    """Reads `arm_stats` of all workers, at most once a second."""
+
+    def __init__(self, core: Core, url: str) -> None:
+        self._core = core
+        self._url = url
+        self._cells: dict[str, list[Cell]] = {}
+        self._read_at = 0.0
+        self._lock = asyncio.Lock()
+
+    async def policy(self, route: Route, registry: dict[str, Any]) -> dict[str, Any]:
+        """The document of `GET /v1/policies/{policy}`."""
+        async with self._lock:
+            if time.monotonic() - self._read_at >= _FRESH_SECONDS:
+                self._cells = await self._read()
+                self._read_at = time.monotonic()
+        cells = self._cells.get(route.policy, [])
+        canary = route.canary
+        now = time.time()
+        return {
+            "policy": route.policy,
+            "environment": route.manifest.environment.get("id") if route.manifest else None,
+            "champion": route.champion.name if route.champion else None,
+            "previous": route.previous,
+            "canary": {**canary.document(), "withdrawn": canary.version in route.withdrawn} if canary else None,
+            "versions": route.shown,
+            "statistics": stats.statistics(stats.total(cell[4] for cell in cells)),
+            "arms": _arms(route, cells),
+            "overrides": [one.document() for one in self._core.overrides.of(route.policy) if one.until > now],
+            "registry": registry,
+        }
+
+    async def _read(self) -> dict[str, list[Cell]]:
+        cells: dict[str, list[Cell]] = {}
+        try:
+            rows = await asyncio.to_thread(self._rows)
+        except sa.exc.SQLAlchemyError:
+            rows = []
+        for policy, *cell in rows:
+            if cell[3] != self._core.worker:
+                cells.setdefault(policy, []).append(tuple(cell))
+        for (policy, generation, version, arm), counters in self._core.stats.arms.items():
+            cells.setdefault(policy, []).append((generation, version, arm, self._core.worker, counters.to_json()))
+        return cells
+
+    def _rows(self) -> list[Any]:
+        table = store.arm_stats
+        columns = (table.c.policy, table.c.generation, table.c.version, table.c.arm, table.c.worker, table.c.stats)
+        with store.connect(self._url).connect() as connection:
+            return list(connection.execute(sa.select(*columns)))
+
+
+def _arms(route: Route, cells: list[Cell]) -> dict[str, Any]:
+    """Statistics of the champion's traffic outside experiments, and of the running canary's arms."""
+    wanted = {"champion": ("", route.champion.name if route.champion else "", "champion")}
+    if route.canary is not None:
+        generation = route.canary.generation
+        wanted["challenger"] = (generation, route.canary.version, "challenger")
+        if route.champion is not None:
+            wanted["control"] = (generation, route.champion.name, "control")
+    arms = {}
+    for name, (generation, version, arm) in wanted.items():
+        total = stats.total(cell[4] for cell in cells if cell[:3] == (generation, version, arm))
+        arms[name] = {
+            "version": version or None,
+            "generation": generation,
+            **stats.statistics(total),
+            **{key: total[key] for key in ("sources", "faults", "adjusted", "rejected", "breaker_open")},
+        }
+    return arms

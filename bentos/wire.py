@@ -1,0 +1,115 @@
+"""Requests and responses of the gateway's own HTTP routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bentos.problems import Problem
+
+_T = TypeVar("_T")
+
+
+class ActRequest(Struct, forbid_unknown_fields=True):
+    """One decision, or (names in the plural) many of them."""
+
+    observation: Any = None
+    observations: Any = None
+    episode_id: str | None = None
+    episode_ids: list[str | None] | None = None
+    user_id: str | None = None
+    user_ids: list[str | None] | None = None
+    action_mask: Any = None
+    action_masks: Any = None
+    state: str | None = None
+    states: list[str | None] | None = None
+
+
+class ActResponse(Struct):
+    """One decision."""
+
+    action: Any
+    version: str | None
+    arm: str
+    source: str
+    adjusted: list[str]
+    decision_id: str
+    state: str | UnsetType = UNSET
+
+
+class ManyActResponse(Struct):
+    """Many decisions, in the order of the observations."""
+
+    actions: Any
+    versions: list[str | None]
+    arms: list[str]
+    sources: list[str]
+    adjusted: list[list[str]]
+    decision_ids: list[str]
+    states: list[str] | UnsetType = UNSET
+
+
+class EpisodesRequest(Struct, forbid_unknown_fields=True):
+    """Start one episode, or one for each of `user_ids` (null: no user)."""
+
+    user_id: str | None = None
+    user_ids: list[str | None] | None = None
+
+
+class Started(Struct):
+    """A started episode. `version` is None where the fallback answers."""
+
+    episode_id: str
+    version: str | None
+    arm: str
+
+
+class Outcome(Struct, forbid_unknown_fields=True):
+    """How an episode ended: the sum of its rewards and its number of steps."""
+
+    episode_id: str
+    episode_return: float = msgspec.field(name="return")
+    length: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class ManyOutcomes(Struct, forbid_unknown_fields=True):
+    """Outcomes of many episodes."""
+
+    outcomes: list[Outcome]
+
+
+class OverrideRequest(Struct, forbid_unknown_fields=True):
+    """A human's action for a policy, or for one user or episode of it."""
+
+    action: Any
+    ttl_seconds: Annotated[float, Meta(gt=0, le=7 * 86400)]
+    reason: Annotated[str, Meta(min_length=1, max_length=2000)]
+    user_id: str | None = None
+    episode_id: str | None = None
+    force: bool = False
+    who: Annotated[str, Meta(min_length=1, max_length=256)] = "admin"
+
+
+class ClearRequest(Struct, forbid_unknown_fields=True):
+    """Which override to clear; without user and episode, the policy's."""
+
+    user_id: str | None = None
+    episode_id: str | None = None
+    who: Annotated[str, Meta(min_length=1, max_length=256)] = "admin"
+
+
+class Body:
+    """A decoder for one type of body. Raises Problem: 400 for what is not JSON, 422 for what does not fit."""
+
+    def __init__(self, kind: type[_T]) -> None:
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def __call__(self, data: bytes) -> Any:
+        try:
+            return self._decode(data)
+        except msgspec.ValidationError as error:
+            raise Problem(422, "body", f"the body does not fit: {error}") from error
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise Problem(400, "json", f"the body is not valid JSON: {error}") from error
