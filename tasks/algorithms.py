@@ -33,7 +33,7 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
         raise Misconfigured(f"unknown algorithm {name!r}; expected one of {sorted(CLASSES)}")
     module, _, attribute = CLASSES[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise Misconfigured(f"{name} needs {module.replace('_', '-')}, which is not installed: {error}") from error
 

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bentos.package import Space, Tensor, session_options
+from bentos.package import Space, Tensor
 from tasks import parity, runs
 from tasks.errors import Rejected
+from tasks.graph import decider
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,8 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
     import onnx
     import torch
 
+    for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     graph, dummy = exporter.graph(), exporter.dummy(TRACE_BATCH)
     with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -83,19 +86,12 @@ def _torch_policy(module: torch.nn.Module, dtype: str) -> Callable[[Array], Arra
 
 def load_formats(directory: Path, dtype: str) -> dict[str, Callable[[Array], Array]]:
     """Deciders of the three written formats, read back from their files."""
-    import onnxruntime
     import torch
-
-    session = onnxruntime.InferenceSession(str(directory / ONNX), session_options(), providers=["CPUExecutionProvider"])
-
-    def by_onnx(observations: Array) -> Array:
-        feeds = {"observation": np.ascontiguousarray(observations, dtype=dtype)}
-        return np.asarray(session.run(["action"], feeds)[0])
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
-            "onnx": by_onnx,
+            "onnx": decider(directory / ONNX),
             "torchscript": _torch_policy(torch.jit.load(str(directory / TORCHSCRIPT)), dtype),
             "pt2": _torch_policy(torch.export.load(directory / PT2).module(), dtype),
         }

@@ -1,4 +1,4 @@
-"""Hyperparameters by their rl-zoo names, turned into constructor arguments of Stable-Baselines3. Nothing is evaluated."""
+"""Hyperparameters by their rl-zoo names, as constructor arguments of Stable-Baselines3; no string is evaluated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def _policy_kwargs(value: Any) -> dict[str, Any]:
         word = activation.lower().removeprefix("nn.")
         if word not in ACTIVATIONS:
             raise Misconfigured(
-                f"hyperparameters.policy_kwargs.activation_fn: expected one of {sorted(ACTIVATIONS)}, came {activation!r}"
+                f"hyperparameters.policy_kwargs.activation_fn: expected one of {sorted(ACTIVATIONS)}, "
+                f"came {activation!r}"
             )
         arguments["activation_fn"] = getattr(nn, ACTIVATIONS[word])
     return arguments

@@ -74,7 +74,8 @@ def build_model(spec: PolicySpec) -> BaseAlgorithm:
         return algorithm(spec.train.policy, vectorised, seed=spec.train.seed, device="cpu", verbose=0, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise Misconfigured(
-            f"{spec.train.algorithm} does not accept this combination of environment, policy and hyperparameters: {error}"
+            f"{spec.train.algorithm} does not accept this combination of environment, policy and hyperparameters: "
+            f"{error}"
         ) from error
 
 

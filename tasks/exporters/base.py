@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tasks.errors import Misconfigured
 from tasks.exporters.spaces import graph_dtype
 from tasks.importing import Agent
 
-Space = spaces.Space[Any]
+Space: TypeAlias = spaces.Space[Any]
 
 
 class Normalize(nn.Module):
@@ -94,7 +94,7 @@ class EnvironmentAction(nn.Module):
 
 
 class Graph(nn.Module):
-    """The whole policy: finiteness of the input, normalization, preprocessing, the family's network, `finite`."""
+    """The whole policy: normalization, preprocessing, the family's network, and whether input and output are finite."""
 
     def __init__(
         self,
@@ -116,11 +116,10 @@ class Graph(nn.Module):
         if self.normalize is not None:
             value = self.normalize(value)
         action, *others = self.network(self.preprocess(value))
-        watched = [_rows(part) for part in others]
-        if self.check_input:
-            watched.append(_rows(observation).float())
-        total = torch.cat(watched, dim=1)
-        # x − x is 0 exactly where x is finite and NaN elsewhere: two operations instead of IsNaN, IsInf, Or, Not, All.
+        # The first output is what the action is computed from; the value plays no part in it.
+        watched = _rows(others[0])
+        total = torch.cat([watched, _rows(observation).float()], dim=1) if self.check_input else watched
+        # x − x is 0 exactly where x is finite, else NaN: three operations instead of IsNaN, IsInf, Or, Not and All.
         finite = (total - total).sum(dim=1) == 0
         return (action, finite, *others)
 
@@ -139,7 +138,7 @@ class Exporter(ABC):
 
     algorithms: ClassVar[tuple[str, ...]]
     output_names: tuple[str, ...]
-    """Names of what `network` returns after the action, in order."""
+    """Names of what `network` returns after the action, in order; the first is what the action is computed from."""
 
     def __init__(self, agent: Agent, raw_space: Space | None = None) -> None:
         self.agent = agent
@@ -152,7 +151,8 @@ class Exporter(ABC):
         self.transpose = self.observation_space.shape != self.model_space.shape
         if self.transpose and not _is_transposed(self.observation_space, self.model_space):
             raise Misconfigured(
-                f"the environment observes {self.observation_space.shape}, but the model expects {self.model_space.shape}"
+                f"the environment observes {self.observation_space.shape}, "
+                f"but the model expects {self.model_space.shape}"
             )
 
     @abstractmethod
