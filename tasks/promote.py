@@ -24,6 +24,9 @@ from tasks.registry import Model, Registry, Version
 from tasks.transitions import Transitions
 
 CHAMPION, PREVIOUS, CHALLENGER, CANARY = "champion", "previous", "challenger", "canary"
+SAFETY_ROLLBACK = "safety_rollback"
+"""The kind of fault event by which gateways move running episodes off a version (bentos/faults.py)."""
+
 OWN_TAGS = frozenset({"validation_status", "verdict", "reason", "decided_by", "generation"})
 _REASON_LENGTH = 1000
 
@@ -335,7 +338,7 @@ class ControlPlane:
     def _evict(self, policy: str, version: str, reason: str) -> Write:
         found = self._registry.version(policy, version)
         digest = found.tags.get("package_sha256", "") if found else ""
-        return intents.fault_event(version, digest, "rollback", f"{reason} [{secrets.token_hex(8)}]")
+        return intents.fault_event(version, digest, SAFETY_ROLLBACK, f"{reason} [{secrets.token_hex(8)}]")
 
 
 def reconcile_all(who: str) -> int:

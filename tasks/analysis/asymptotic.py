@@ -61,9 +61,12 @@ def scores(challenger: Bools, returns: Floats) -> Floats:
 
 
 def decide(challenger: Bools, returns: Floats, *, margin: float, alpha: float, objective: Objective) -> Decision:
-    """Look after every unit; stop at the first verdict. Arguments and rules as `mean_difference.decide`, unbounded."""
+    """Look after every unit; stop at the first verdict. Arguments and rules as `mean_difference.decide`, unbounded.
+
+    Returns are taken to deviate by at least `margin`, hence scores by twice that.
+    """
     score = scores(challenger, returns)
-    _, lower, upper = sequence(score, alpha, least_deviation=margin)
+    _, lower, upper = sequence(score, alpha, least_deviation=2.0 * margin)
     floor = 0.0 if objective == "superiority" else -margin
     compared = both_arms(challenger)[CENTRE_UNITS:]
     verdict, looks = first_look(compared & (lower > floor), compared & (upper < 0.0))

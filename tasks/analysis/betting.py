@@ -25,9 +25,9 @@ _TOLERANCE = 1e-6
 def log_wealth(payoffs: Floats) -> Floats:
     """Logarithm of the mixture's wealth after each unit.
 
-    `payoffs` has shape [..., n], each entry in [-1, inf); the result has the same shape. It is the mean over
+    `payoffs` has shape [..., n], each entry in [-1, 100]; the result has the same shape. It is the mean over
     `FRACTIONS` of Π(1 + λ·g) (ibid., the hedged mixture of section 4.2, with a fixed grid). Products are taken in
-    blocks that cannot underflow and joined in logarithms, which is exact and several times faster than logs alone.
+    blocks that can neither underflow nor overflow and joined in logarithms, which is exact and several times faster than logs alone.
     """
     units = payoffs.shape[-1]
     if units == 0:

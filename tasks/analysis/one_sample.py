@@ -10,7 +10,8 @@ from tasks.analysis.betting import Floats, last_rejected, log_wealth
 from tasks.analysis.decision import Bounds, Decision, first_look
 
 METHOD = "betting on a bounded mean (exact)"
-_LEAST = 1e-9
+_LEAST = 0.01
+"""Hypotheses nearer than this to an end bet as if this far from it: payoffs stay below 100, and a bet stays safe."""
 
 
 def wealth_below(scaled: Floats, mean: float) -> Floats:

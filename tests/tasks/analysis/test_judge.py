@@ -1,0 +1,194 @@
+"""The judge, branch by branch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.analysis.guardrails import ArmStats
+from tasks.analysis.judge import Evidence, judge
+from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.units import Start, Units, analyse
+
+PLAN = CanaryPlan(
+    policy="cartpole",
+    version="4",
+    champion="3",
+    generation="4-abc",
+    steps=(0.05, 0.25, 0.5),
+    units_per_step=10,
+    objective="non_inferiority",
+    margin=25.0,
+    alpha=0.05,
+    bounds=(0.0, 500.0),
+    clipped=False,
+    abandoned_return=0.0,
+    threshold=400.0,
+    max_units_per_arm=2000,
+    max_hours=24.0,
+    latency_slo_ms=50.0,
+)
+FIRST = replace(PLAN, champion=None)
+
+
+def played(units: int, control: float, challenger: float, seed: int = 0, **changes: Any) -> Units:
+    """`units` finished units, returns around each arm's mean."""
+    generator = np.random.default_rng(seed)
+    arms = generator.random(units) < 0.5
+    noise = generator.normal(0, 10, units)
+    starts = [
+        Start(n, str(n), "challenger" if arm else "control", float((challenger if arm else control) + noise[n]), False)
+        for n, arm in enumerate(arms)
+    ]
+    return replace(analyse(starts), **changes)
+
+
+def alone(units: int, mean: float) -> Units:
+    """`units` finished units of a first release."""
+    noise = np.random.default_rng(0).normal(0, 5, units)
+    return analyse([Start(n, str(n), "challenger", float(mean + noise[n]), False) for n in range(units)])
+
+
+@pytest.mark.parametrize(
+    ("evidence", "plan", "verdict", "words"),
+    [
+        (Evidence(played(0, 300, 300)), PLAN, "continue", "nothing can be said yet"),
+        (Evidence(played(20, 300, 300)), PLAN, "continue", "has not passed"),
+        (Evidence(played(1500, 300, 300)), PLAN, "promote", "is above -25, the margin"),
+        (Evidence(played(1500, 300, 400)), replace(PLAN, objective="superiority"), "promote", "is above 0, no loss"),
+        (Evidence(played(1500, 300, 300)), replace(PLAN, objective="superiority"), "continue", "has not passed"),
+        (Evidence(played(1500, 300, 100)), PLAN, "roll_back", "is below 0"),
+        (
+            Evidence(played(1500, 300, 300)),
+            replace(PLAN, objective="superiority", max_units_per_arm=500),
+            "inconclusive",
+            "500 units an arm is spent",
+        ),
+        (Evidence(played(20, 300, 300), hours=24.0), PLAN, "inconclusive", "24 hours is spent"),
+        (Evidence(played(0, 300, 300), hours=25.0), PLAN, "inconclusive", "24 hours is spent"),
+        (Evidence(played(1500, 300, 300), hours=25.0), PLAN, "promote", "the margin"),
+        (Evidence(played(1500, 300, 300), stopped="moved by hand"), PLAN, "inconclusive", "moved by hand"),
+        (
+            Evidence(played(1500, 300, 300), challenger=ArmStats(non_finite=1), stopped="moved by hand"),
+            PLAN,
+            "inconclusive",
+            "moved by hand",
+        ),
+        (Evidence(played(1500, 300, 400), challenger=ArmStats(non_finite=1)), PLAN, "roll_back", "non_finite"),
+        (Evidence(played(1500, 300, 400), challenger=ArmStats(exceptions=2)), PLAN, "roll_back", "exceptions"),
+        (Evidence(played(0, 300, 300), events=("breaker_open: x",)), PLAN, "roll_back", "breaker_open: x"),
+        (
+            Evidence(played(1500, 300, 400), challenger=ArmStats(decisions=1000, fallbacks=500)),
+            PLAN,
+            "roll_back",
+            "fallback_rate",
+        ),
+        (
+            Evidence(
+                played(20, 300, 300),
+                challenger=ArmStats(decisions=1000, latency_bounds=(0.1, 1.0), latency_counts=(0, 1000, 0)),
+            ),
+            PLAN,
+            "roll_back",
+            "latency",
+        ),
+        (
+            Evidence(played(1500, 300, 400, assigned=np.ones(1500, dtype=bool))),
+            PLAN,
+            "inconclusive",
+            "sample_ratio",
+        ),
+        (
+            Evidence(played(1500, 300, 400, assigned=np.ones(1500, dtype=bool)), challenger=ArmStats(non_finite=1)),
+            PLAN,
+            "roll_back",
+            "non_finite",
+        ),
+        (Evidence(played(50, 499, 300)), PLAN, "inconclusive", "outside the stated range [0, 500]"),
+        (Evidence(played(1500, -300, -300)), replace(PLAN, bounds=None), "promote", "the margin"),
+        (Evidence(played(1500, -300, -400)), replace(PLAN, bounds=None), "roll_back", "is below 0"),
+        (Evidence(alone(0, 450)), FIRST, "continue", "nothing can be said yet"),
+        (Evidence(alone(3, 450)), FIRST, "continue", "has not passed 400 (the minimum)"),
+        (Evidence(alone(300, 450)), FIRST, "promote", "is above 400, the minimum"),
+        (Evidence(alone(300, 250)), FIRST, "roll_back", "is below 400"),
+        (Evidence(alone(300, 400)), replace(FIRST, max_units_per_arm=200), "inconclusive", "200 units an arm is spent"),
+        (Evidence(alone(300, -450)), replace(FIRST, bounds=None, threshold=-600), "promote", "the minimum"),
+    ],
+)
+def test_verdict(evidence: Evidence, plan: CanaryPlan, verdict: str, words: str) -> None:
+    found = judge(evidence, plan)
+    assert found.verdict == verdict
+    assert words in found.reason
+
+
+def test_abandonment_of_the_challenger_alone_is_rolled_back() -> None:
+    units = played(200, 300, 300)
+    found = judge(Evidence(replace(units, abandoned=units.challenger & (np.arange(200) < 60))), PLAN)
+    assert (found.verdict, "abandonment" in found.reason) == ("roll_back", True)
+
+
+def test_units_beyond_the_budget_decide_nothing() -> None:
+    late_loss = played(4000, 300, 300, seed=5)
+    returns = late_loss.returns.copy()
+    returns[1200:][late_loss.challenger[1200:]] = 0.0
+    plan = replace(PLAN, objective="superiority", max_units_per_arm=400)
+    found = judge(Evidence(replace(late_loss, returns=returns)), plan)
+    assert found.verdict == "inconclusive"
+    assert max(found.units.values()) == 400
+
+
+def test_a_verdict_stays_what_it_was_when_more_units_come_in() -> None:
+    units = played(3000, 300, 300, seed=6)
+    early = judge(Evidence(units.first(1500)), PLAN)
+    late = judge(Evidence(units), PLAN)
+    assert early.verdict == "promote"
+    assert (late.verdict, late.units, late.difference) == (early.verdict, early.units, early.difference)
+
+
+@pytest.mark.parametrize(
+    ("finished", "step", "advance"),
+    [
+        ({"control": 10, "challenger": 10}, 0, True),
+        ({"control": 10, "challenger": 9}, 0, False),
+        ({"control": 19, "challenger": 25}, 1, False),
+        ({"control": 20, "challenger": 25}, 1, True),
+        ({"control": 90, "challenger": 90}, 2, False),
+    ],
+)
+def test_the_ramp_goes_on_once_both_arms_have_their_units(finished: dict[str, int], step: int, advance: bool) -> None:
+    assert judge(Evidence(played(6, 300, 300, finished=finished), step=step), PLAN).advance is advance
+
+
+def test_a_first_release_ramps_by_the_challenger_alone() -> None:
+    units = replace(alone(2, 450), finished={"control": 0, "challenger": 10})
+    assert judge(Evidence(units), FIRST).advance
+
+
+def test_a_canary_that_ends_does_not_advance() -> None:
+    units = played(100, 300, 300)
+    assert judge(Evidence(units), PLAN).advance
+    assert not judge(Evidence(units, challenger=ArmStats(non_finite=1)), PLAN).advance
+
+
+def test_the_judgement_is_plain_json_with_its_numbers() -> None:
+    document = judge(Evidence(played(300, 300, 310)), PLAN).to_json()
+    assert document["units"].keys() == {"control", "challenger"}
+    assert document["difference"]["lower"] <= document["difference"]["estimate"] <= document["difference"]["upper"]
+    assert {rail["id"] for rail in document["guardrails"]} == {
+        "non_finite",
+        "exceptions",
+        "breaker",
+        "fallback_rate",
+        "latency",
+        "abandonment",
+        "sample_ratio",
+    }
+
+
+def test_a_plan_survives_being_written_down() -> None:
+    for plan in (PLAN, FIRST, replace(PLAN, bounds=None)):
+        assert CanaryPlan.from_json(plan.to_json()) == plan
+        assert CanaryPlan.from_json(plan.document()) == plan
