@@ -99,7 +99,8 @@ def _read_data(zip_path: Path) -> dict[str, Any]:
             missing = sorted({"data", "policy.pth"} - names)
             if missing:
                 raise Misconfigured(
-                    f"{zip_path}: not a Stable-Baselines3 zip: it has no {missing}; it holds {sorted(names)[:8]}"
+                    f"{zip_path}: not a Stable-Baselines3 zip, or a truncated one: it has no {missing}; "
+                    f"it holds {sorted(names)[:8]}"
                 )
             if broken := archive.testzip():
                 raise Misconfigured(f"{zip_path}: damaged: {broken} fails its checksum; copy the file again")

@@ -84,7 +84,7 @@ def memory_mb() -> tuple[float, float]:
 
 
 def measure(graph: Path, reference: Path, observations: Array, batches: Sequence[int], served: int) -> dict[str, Any]:
-    """Latency by batch size, load time, memory and size of a graph, and its cost beside `reference` at batch `served`."""
+    """Latency by batch size, load time, memory, size, and the cost beside `reference` at batch `served`."""
     runtime_mb, _ = memory_mb()
     before = time.perf_counter()
     session = open_session(graph)
