@@ -11,6 +11,7 @@ from typing import Any
 from tasks import canary, plots
 from tasks.card_text import Evidence, description, full
 from tasks.checklist.types import PHASES, Checklist
+from tasks.evidence import units
 from tasks.registry import Registry
 from tasks.runs import Release, client
 
@@ -95,8 +96,7 @@ def draw(evidence: Evidence, folder: Path, arms: Mapping[str, Sequence[float]]) 
 
 def returns_by_arm(release: Release) -> dict[str, list[float]]:
     """Returns of the units this release's canary analysed, in order of start, by arm."""
-    agreed = canary.plan(release)
-    analysed = canary.units(release.policy, agreed.generation, agreed)
+    analysed = units(canary.plan(release))
     return {
         "control": analysed.returns[~analysed.challenger].tolist(),
         "challenger": analysed.returns[analysed.challenger].tolist(),

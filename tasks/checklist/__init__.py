@@ -9,13 +9,13 @@ from tasks.runs import Release
 
 def pre_deployment(release: Release) -> dict[str, Any]:
     """Run the pre-deployment checklist on the packaged service. Raises Rejected when the gate stays shut."""
-    from tasks.checklist import pre
+    from tasks.checklist.pre import pre_deployment as run
 
-    return pre.pre_deployment(release)
+    return run(release)
 
 
 def post_deployment(release: Release) -> dict[str, Any]:
     """Run the post-deployment checklist on the live gateway. Raises Rejected after restoring the champion before."""
-    from tasks.checklist import post
+    from tasks.checklist.post import post_deployment as run
 
-    return post.post_deployment(release)
+    return run(release)

@@ -25,8 +25,11 @@ class BadRequest:
     content_type: str = "application/json"
 
 
-def bad_requests(policy: str, observation: npt.NDArray[Any]) -> Iterator[BadRequest]:
-    """Bad requests for a policy whose observations look like `observation` (one, shape [*shape])."""
+def bad_requests(policy: str, observation: npt.NDArray[Any], stateful: bool) -> Iterator[BadRequest]:
+    """Bad requests for a policy whose observations look like `observation` (one, shape [*shape]).
+
+    Only a `stateful` policy reads the client's state, so only there a forged one is bad.
+    """
     act = f"/v1/policies/{policy}/act"
     good = observation.tolist()
     text = json.dumps(good)
@@ -40,6 +43,8 @@ def bad_requests(policy: str, observation: npt.NDArray[Any]) -> Iterator[BadRequ
     )
     yield BadRequest("an unknown path", f"/v1/policies/{policy}/nothing", b"{}")
     yield BadRequest("the wrong method", act, b"", method="DELETE")
+    if stateful:
+        yield BadRequest("a forged state", act, json.dumps({"observation": good, "state": "forged"}).encode())
     outcomes = f"/v1/policies/{policy}/outcomes"
     yield BadRequest(
         "an outcome of a forged episode", outcomes, b'{"episode_id": "forged", "return": 1.0, "length": 1}'
@@ -66,7 +71,6 @@ def _bodies(good: Any) -> dict[str, Any]:
         "an episode that is a number": {"observation": good, "episode_id": 7},
         "a forged episode": {"observation": good, "episode_id": "forged.episode"},
         "a user that is an object": {"observation": good, "user_id": {"name": "x"}},
-        "a forged state": {"observation": good, "state": "forged"},
     }
     if isinstance(good, list) and good and not isinstance(good[0], list):
         bodies |= {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,53 +107,55 @@ def alert_thresholds(spec: PolicySpec) -> Finding:
     )
 
 
-def fallback_directory(package: Policy) -> Path | None:
-    """The package that the spec's fallback names, if it names one."""
-    named = (package.manifest.serve.fallback or {}).get("package")
-    return Path(named) if named else None
+def detectable_loss(std: float, alpha: float, units_per_arm: int) -> float:
+    """The smallest loss of mean return that a canary shows with power 0.8 within its budget, roughly.
 
-
-def units_to_detect(spec: PolicySpec, std: float) -> float:
-    """About how many units an arm show a loss of the margin: twice the fixed-sample size of a one-sided test.
-
-    n = 2 ((z_alpha + z_power) s / margin)^2 with power 0.8; looking after every unit costs a factor of about two.
+    The fixed-sample formula (z_alpha + z_power) s sqrt(2/n), with n halved for looking after every unit.
     """
     z = statistics.NormalDist().inv_cdf
-    return 2.0 * 2.0 * ((z(1 - spec.canary.alpha) + z(0.8)) * std / spec.canary.margin) ** 2
+    return float((z(1 - alpha) + z(0.8)) * std * (4.0 / units_per_arm) ** 0.5)
 
 
 def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None) -> Finding:
-    """The canary can be decided: bounds, growing steps, and a budget in which a loss of the margin would show."""
-    canary = spec.canary
+    """The canary can be decided: bounds that hold, growing steps, someone to compare with, a budget that shows a loss.
+
+    `baseline` is the evaluated return: mean, std, count. `champion` is the version it runs against, None on a first
+    release. Not to see a loss of twice the margin within the budget makes a canary a formality.
+    """
+    canary, problems = spec.canary, []
     bounds = canary.bounds
-    problems = []
-    if any(later <= earlier for earlier, later in zip(canary.steps, canary.steps[1:], strict=False)):
+    if any(later <= earlier for earlier, later in itertools.pairwise(canary.steps)):
         problems.append(f"steps do not grow: {canary.steps}")
-    if bounds is None:
-        problems.append("neither return_range nor return_clip: the test is asymptotic only")
-    elif not bounds[0] <= baseline["mean"] <= bounds[1]:
-        problems.append(f"the evaluated mean return {baseline['mean']:.1f} lies outside {list(bounds)}")
+    if canary.return_range and not canary.return_range[0] <= baseline["mean"] <= canary.return_range[1]:
+        problems.append(f"the evaluated mean return {baseline['mean']:.1f} lies outside {list(canary.return_range)}")
+    minimum = spec.evaluate.minimum_mean_return
+    if champion is None and bounds and not bounds[0] <= minimum < bounds[1]:
+        problems.append(f"a first release is held against {minimum:g}, which lies outside {list(bounds)}")
     if champion is None and not spec.serve.fallback:
         problems.append("a first release needs a fallback for everyone outside its canary")
-    expected = units_to_detect(spec, float(baseline["std"]))
-    if expected > canary.max_units_per_arm:
-        problems.append(f"a loss of the margin takes about {expected:.0f} units an arm to show, beyond the budget")
-    opponent = f"champion {champion}" if champion else "the required minimum (a first release)"
-    asymptotic = problems == ["neither return_range nor return_clip: the test is asymptotic only"]
+    loss = detectable_loss(float(baseline["std"]), canary.alpha, canary.max_units_per_arm)
+    if loss > 2 * canary.margin:
+        problems.append(
+            f"{canary.max_units_per_arm} units an arm show a loss of {loss:.1f} at best; twice the margin is "
+            f"{2 * canary.margin:g}: give more units or a wider margin"
+        )
+    opponent = f"champion {champion}" if champion else f"the required mean {minimum:g} (a first release)"
+    test = "exact test" if bounds else "asymptotic test (returns are unbounded)"
     return Finding(
-        "pass" if not problems or asymptotic else "fail",
+        "fail" if problems else "pass",
         "; ".join(problems)
-        or f"{canary.objective} against {opponent}, steps {canary.steps}, a loss of {canary.margin:g} "
-        f"shows in about {max(expected, 1):.0f} units an arm",
-        observed=expected,
-        threshold=canary.max_units_per_arm,
-        unit="units an arm",
+        or f"{canary.objective} against {opponent}, {test}, steps {canary.steps}, "
+        f"{canary.max_units_per_arm} units an arm show a loss of {loss:.1f}",
+        observed=loss,
+        threshold=2 * canary.margin,
+        unit="return",
         sample_size=int(baseline.get("count", 0)),
         evidence={
             "objective": canary.objective,
             "margin": canary.margin,
             "alpha": canary.alpha,
             "bounds": list(bounds) if bounds else None,
+            "clipped": canary.return_clip is not None,
             "champion": champion,
         },
     )

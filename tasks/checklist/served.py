@@ -62,7 +62,7 @@ def input_validation(served: Served) -> Finding:
     statuses: Counter[str] = Counter()
     with httpx.Client(base_url=served.server.url, timeout=30.0) as client:
         before = client.post(f"/v1/policies/{served.policy}/act", json=good).raise_for_status().json()["action"]
-        requests = list(bad_requests(served.policy, observation))
+        requests = list(bad_requests(served.policy, observation, _stateful(served.package)))
         for bad in requests:
             try:
                 answer = client.request(
@@ -93,6 +93,12 @@ def input_validation(served: Served) -> Finding:
         sample_size=len(requests),
         evidence={"statuses": dict(statuses), "problems": problems},
     )
+
+
+def _stateful(package: Policy) -> bool:
+    manifest = package.manifest
+    recurrent = any(tensor.name.startswith("state_") for tensor in manifest.inputs)
+    return recurrent or manifest.safety.rate_limit is not None
 
 
 def action_bounds(served: Served) -> Finding:

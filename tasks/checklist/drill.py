@@ -1,0 +1,51 @@
+"""The rollback drill: traffic really moves to the version before (or the fallback) and back, under load, timed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy.typing as npt
+
+from tasks.checklist.load import Answer, Load
+from tasks.checklist.types import Finding
+from tasks.promote import ControlPlane
+
+MAX_SECONDS = 10.0
+"""Gateways poll every second and have the previous version loaded; ten times that is a rollback that does not work."""
+
+
+def rollback_tested(
+    control: ControlPlane, url: str, policy: str, version: str, observations: npt.NDArray[Any]
+) -> Finding:
+    """Roll back and forth with requests running: both moves seen by a client in time, no request failed."""
+    with Load(url, policy, observations) as load:
+        before = load.wait_for(lambda answer: answer.version == version, 0.0, MAX_SECONDS)
+        started = time.monotonic()
+        with control.drill(policy) as moved:
+            previous = moved["previous"]
+            there = load.wait_for(lambda answer: _rolled_back(answer, previous), started, MAX_SECONDS)
+            turned = time.monotonic()
+        back = load.wait_for(lambda answer: answer.version == version, turned, MAX_SECONDS)
+    failures = [answer.error for answer in load.failures]
+    target = f"version {previous}" if previous else "the fallback"
+    problems = [] if before is not None else [f"version {version} did not answer before the drill"]
+    problems += [] if there is not None else [f"no client saw {target} within {MAX_SECONDS:g} s"]
+    problems += [] if back is not None else [f"version {version} was not back within {MAX_SECONDS:g} s"]
+    if failures:
+        problems.append(f"{len(failures)} of {len(load.answers)} requests failed: {failures[0]}")
+    return Finding(
+        "fail" if problems else "pass",
+        "; ".join(problems)
+        or f"{target} served after {there:.2f} s, version {version} again after {back:.2f} s, "
+        f"0 of {len(load.answers)} requests failed",
+        observed=there,
+        threshold=MAX_SECONDS,
+        unit="s",
+        sample_size=len(load.answers),
+        evidence={"to": previous, "seconds_there": there, "seconds_back": back, "failures": failures[:5]},
+    )
+
+
+def _rolled_back(answer: Answer, previous: str | None) -> bool:
+    return answer.version == previous if previous else answer.source == "fallback"

@@ -1,0 +1,96 @@
+"""Probe load on a live gateway: requests from a thread of their own, each answer kept with its time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's fate. `at` is monotonic seconds when it ended; `error` is empty when it was answered with 200."""
+
+    at: float
+    version: str | None = None
+    source: str = ""
+    decisions: int = 0
+    error: str = ""
+
+
+class Load:
+    """Asks for actions on `observations` [n, ...], `rows` a request, until left; a context manager.
+
+    The requests belong to no episode, so they are answered by the champion and no canary counts them.
+    """
+
+    def __init__(
+        self, url: str, policy: str, observations: npt.NDArray[Any], rows: int = 1, pause_seconds: float = 0.002
+    ) -> None:
+        self.answers: list[Answer] = []
+        self._path = f"{url}/v1/policies/{policy}/act"
+        self._batches = [
+            {"observations": observations[at : at + rows].tolist()}
+            for at in range(0, min(len(observations), 64 * rows), rows)
+        ]
+        self._pause = pause_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probe-load", daemon=True)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join(30.0)
+
+    @property
+    def failures(self) -> list[Answer]:
+        """Requests that were not answered with 200."""
+        return [answer for answer in self.answers if answer.error]
+
+    @property
+    def decisions(self) -> int:
+        """Actions received."""
+        return sum(answer.decisions for answer in self.answers)
+
+    def wait_for(self, wanted: Callable[[Answer], bool], after: float, seconds: float) -> float | None:
+        """Seconds from `after` (monotonic) to the first answer since then that is `wanted`; None if none comes."""
+        deadline = time.monotonic() + seconds
+        seen = 0
+        while True:
+            found = self.answers[seen:]
+            seen += len(found)
+            for answer in found:
+                if answer.at >= after and not answer.error and wanted(answer):
+                    return answer.at - after
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=10.0) as client:
+            turn = 0
+            while not self._over.is_set():
+                self.answers.append(self._ask(client, self._batches[turn % len(self._batches)]))
+                turn += 1
+                self._over.wait(self._pause)
+
+    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> Answer:
+        try:
+            answer = client.post(self._path, json=body)
+        except httpx.HTTPError as error:
+            return Answer(time.monotonic(), error=f"{type(error).__name__}: {error}")
+        if answer.status_code != 200:
+            return Answer(time.monotonic(), error=f"HTTP {answer.status_code}: {answer.text[:200]}")
+        document = answer.json()
+        return Answer(
+            time.monotonic(), document["versions"][0], document["sources"][0], decisions=len(document["actions"])
+        )

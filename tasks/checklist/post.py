@@ -1,0 +1,134 @@
+"""The post-deployment checklist: eight checks of the promoted version on the live gateway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from bentos import home, store
+from bentos.package import Manifest, Policy, load
+from tasks import readings
+from tasks.checklist import live
+from tasks.checklist.alarm import alerts_working
+from tasks.checklist.drill import rollback_tested
+from tasks.checklist.load import Load
+from tasks.checklist.resources import Sampler, gateway_processes
+from tasks.checklist.run import run_all
+from tasks.checklist.types import Finding
+from tasks.checklist.verdict import record, show
+from tasks.errors import Misconfigured, Rejected
+from tasks.promote import ControlPlane
+from tasks.register import version_of
+from tasks.runs import Release
+
+PROBE_SECONDS, PROBE_ROWS, FLUSH_SECONDS = 2.5, 16, 4.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a few seconds of probe load on the live gateway showed, beside all it counted of the version before."""
+
+    counters: dict[str, Any]
+    returns: list[float]
+    usage: list[live.Usage]
+    probes: int
+    probe_decisions: int
+    failures: list[str]
+
+
+def post_deployment(release: Release) -> dict[str, Any]:
+    """Run the checklist and act on its gate: {"verdict", "reasons"}.
+
+    Raises Rejected on a fail, with every reason; the champion before is champion again then.
+    """
+    version = version_of(release)
+    if version is None:
+        raise Misconfigured(f"the release {release.dag_run_id} has registered no version to check")
+    who = f"release {release.dag_run_id}"
+    control = ControlPlane(who)
+    with release.scratch() as scratch:
+        package = load(release.fetch("package", scratch))
+        observations = package.baseline()["observations"]
+        checks = _checks(release, control, package, version, observations)
+        checklist, decision = run_all(release.policy, version, "post_deployment", checks, release.spec.mode, who)
+    record(release, control, checklist)
+    if decision.verdict == "fail":
+        reason = f"post-deployment checklist: {'; '.join(decision.reasons)}"
+        control.restore_previous(release.policy, version, reason)
+        show(release, checklist)
+        raise Rejected(reason)
+    show(release, checklist)
+    return {"verdict": decision.verdict, "reasons": list(decision.reasons)}
+
+
+def _checks(
+    release: Release, control: ControlPlane, package: Policy, version: str, observations: npt.NDArray[Any]
+) -> dict[str, Callable[[], Finding]]:
+    spec, manifest, url = release.spec, package.manifest, home.gateway_url()
+    look = _once(partial(observe, url, release.policy, version, observations))
+
+    def alarm() -> Finding:
+        evidence = readings.readings(look().counters, manifest.baselines["actions"])
+        return alerts_working(spec, version, evidence, time.time())
+
+    return {
+        "latency_sla": lambda: live.latency_sla(look().counters, spec),
+        "finite_outputs": lambda: live.finite_outputs(look().counters),
+        "action_distribution": lambda: live.action_distribution(look().counters, manifest.baselines["actions"], spec),
+        "reward_trend": lambda: live.reward_trend(look().returns, _evaluated_mean(manifest), spec),
+        "error_rate": lambda: live.error_rate(look().counters, look().probes, look().failures),
+        "resource_usage": lambda: live.resource_usage(look().usage, look().probe_decisions),
+        "alerts_working": alarm,
+        "rollback_tested": partial(rollback_tested, control, url, release.policy, version, observations),
+    }
+
+
+def observe(url: str, policy: str, version: str, observations: npt.NDArray[Any]) -> Observed:
+    """Probe the live gateway for a few seconds, wait for its counters, and read them and the version's returns."""
+    engine = store.connect(home.database_url())
+    before = readings.counters(engine, policy, version)["decisions"]
+    with Sampler(gateway_processes(url)) as sampler, Load(url, policy, observations, rows=PROBE_ROWS) as probe:
+        time.sleep(PROBE_SECONDS)
+    answered = sum(answer.decisions for answer in probe.answers if answer.version == version)
+    deadline = time.monotonic() + FLUSH_SECONDS
+    counters = readings.counters(engine, policy, version)
+    while counters["decisions"] < before + answered and time.monotonic() < deadline:
+        time.sleep(0.1)
+        counters = readings.counters(engine, policy, version)
+    failures = [answer.error for answer in probe.failures]
+    returns = reported_returns(engine, policy, version)
+    return Observed(counters, returns, sampler.samples, len(probe.answers), probe.decisions, failures)
+
+
+def reported_returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
+    """Returns that clients reported for episodes of a version, oldest first."""
+    table = store.outcomes.c
+    query = (
+        sa.select(table.episode_return)
+        .where(table.policy == policy, table.version == version, table.kind == "reported")
+        .order_by(table.outcome_seq)
+    )
+    with engine.connect() as connection:
+        return [float(row.episode_return) for row in connection.execute(query)]
+
+
+def _evaluated_mean(manifest: Manifest) -> float:
+    return float(manifest.baselines["returns"]["mean"])
+
+
+def _once(make: Callable[[], Observed]) -> Callable[[], Observed]:
+    """Make the evidence at its first use, so that its cost and its failure belong to the check that asks first."""
+    kept: list[Observed] = []
+
+    def get() -> Observed:
+        if not kept:
+            kept.append(make())
+        return kept[0]
+
+    return get
