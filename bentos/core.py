@@ -77,7 +77,8 @@ class Core:
         if route.manifest is None:
             self._doors.pop(route.policy, None)
         else:
-            self._doors[route.policy] = Validate(Assign(route), route.manifest, self.signer)
+            stateful = any(version.stateful for version in route.versions.values())
+            self._doors[route.policy] = Validate(Assign(route), route.manifest, self.signer, stateful)
 
     def drop(self, policy: str) -> None:
         """Forget a policy that the registry no longer has."""

@@ -264,7 +264,7 @@ class Follower:
             if challenger is None or (champion.name if champion else None) != canary.champion:
                 canary = None
             elif champion is not None and not _same_interface(champion, challenger):
-                problem = f"version {canary.version} has other observation or action spaces than the champion"
+                problem = f"version {canary.version} has other inputs, observation or action spaces than the champion"
                 canary = None
         provider = loaded.get(asked.canary.version) if asked.canary else None
         if provider is None and loaded:
@@ -396,7 +396,8 @@ def _number(version: str) -> tuple[int, str]:
 
 def _same_interface(one: Version, other: Version) -> bool:
     return (
-        one.manifest.observation_space == other.manifest.observation_space
+        one.manifest.inputs == other.manifest.inputs
+        and one.manifest.observation_space == other.manifest.observation_space
         and one.manifest.action_space == other.manifest.action_space
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +23,7 @@ from bentos.runners import Runner
 NON_FINITE = "non_finite"
 EXCEPTION = "exception"
 DEADLINE = "deadline"
+_LOG_SECONDS = 1.0
 
 
 class Fallback:
@@ -49,6 +51,8 @@ class Fallback:
         self._version = version
         self._champion = champion
         self._last = last
+        self._log_at = 0.0
+        self._unlogged = 0
 
     async def decide(self, rows: Rows) -> Decision:
         """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
@@ -63,7 +67,6 @@ class Fallback:
         except DeadlineMissed as error:
             return await self._faulty(rows, DEADLINE, str(error))
         except Exception as error:  # noqa: BLE001 - the guard's very purpose
-            logs.error("decision failed", policy=self._policy, version=self._version)
             return await self._faulty(rows, EXCEPTION, f"{type(error).__name__}: {error}")
         good = finite_rows(decision)
         if good is None:
@@ -90,6 +93,7 @@ class Fallback:
         return decision
 
     async def _faulty(self, rows: Rows, kind: str, detail: str) -> Decision:
+        self._log(kind, detail, rows.size)
         self.breaker.fault(f"{kind}: {detail}")
         return await self._rescue(rows, {kind: rows.size})
 
@@ -103,7 +107,18 @@ class Fallback:
             decision.sources = [FALLBACK] * rows.size
         decision.put(bad, await self._rescue(rows.take(bad), None))
         decision.faults = {NON_FINITE: len(bad)}
+        self._log(NON_FINITE, "non-finite output", len(bad))
         return decision
+
+    def _log(self, kind: str, detail: str, rows: int) -> None:
+        """One line a second at most: a broken version under load must not fill the disk with its log."""
+        self._unlogged += rows
+        now = time.monotonic()
+        if now >= self._log_at:
+            logs.error(
+                "fault", policy=self._policy, version=self._version, kind=kind, detail=detail, rows=self._unlogged
+            )
+            self._log_at, self._unlogged = now + _LOG_SECONDS, 0
 
     async def _rescue(self, rows: Rows, faults: dict[str, int] | None) -> Decision:
         champion = self._champion()

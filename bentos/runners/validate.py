@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ class Answer(NamedTuple):
 class Validate:
     """Turns a request into rows for a policy's graph, and sends them on."""
 
-    def __init__(self, following: Assign, manifest: Manifest, signer: Signer) -> None:
+    def __init__(self, following: Assign, manifest: Manifest, signer: Signer, stateful: bool) -> None:
+        """`stateful`: some version needs what `state` tokens carry, so the answers bear tokens."""
         self.following = following
         self._policy = manifest.name
         self._signer = signer
@@ -45,7 +47,7 @@ class Validate:
         self._states = [tensor for tensor in manifest.inputs if tensor.name.startswith("state_")]
         self._start_input = next((tensor for tensor in manifest.inputs if tensor.name == "episode_start"), None)
         self._actions = manifest.action_space
-        self.stateful = bool(self._states) or manifest.safety.rate_limit is not None
+        self.stateful = stateful
 
     async def decide(self, request: ActRequest) -> Answer:
         """The request's decisions. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
@@ -79,8 +81,11 @@ class Validate:
         if self._mask_input is not None:
             mask = np.ones((size, *self._mask_input.shape), bool) if rows.masks is None else rows.masks
             feeds["action_mask"] = mask.astype(self._mask_input.dtype)
-        if self.stateful:
-            self._feed_states(request, rows, many)
+        tokens = request.states if many else None if request.state is None else [request.state]
+        if tokens is not None or self.stateful:
+            nothing: list[str | None] = [None] * size
+            rows.states = self._read_states(list(tokens) if tokens is not None else nothing, rows)
+            self._feed_states(rows, rows.states)
         return rows
 
     def user_ids(self, request: ActRequest) -> list[str | None] | None:
@@ -141,10 +146,7 @@ class Validate:
             raise Problem(422, "action_mask", "a mask must allow at least one action")
         return masks
 
-    def _feed_states(self, request: ActRequest, rows: Rows, many: bool) -> None:
-        tokens = request.states if many else [request.state]
-        if tokens is None:
-            tokens = [None] * rows.size
+    def _read_states(self, tokens: list[str | None], rows: Rows) -> list[State | None]:
         _same_length("states", tokens, rows.size)
         states: list[State | None] = []
         for row, token in enumerate(tokens):
@@ -155,7 +157,9 @@ class Validate:
                 )
             except Forged as error:
                 raise Problem(403, "state", f"the state token was refused: {error}") from error
-        rows.states = states
+        return states
+
+    def _feed_states(self, rows: Rows, states: Sequence[State | None]) -> None:
         for tensor in self._states:
             array = np.zeros((rows.size, *tensor.shape), dtype=tensor.dtype)
             for row, state in enumerate(states):

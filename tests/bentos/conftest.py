@@ -1,0 +1,37 @@
+"""Fixtures: a served package, and an MLflow server with a gateway that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bentos.gateway_process import GatewayProcess, MlflowProcess
+from tests.bentos.policy_packages import write_package
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One CartPole package in single mode, version 7."""
+    home = tmp_path_factory.mktemp("single")
+    write_package(home / "package")
+    gateway = GatewayProcess(home, AIRLOCK_PACKAGE=str(home / "package"), AIRLOCK_VERSION="7")
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
+    """A real MLflow server, up."""
+    server = MlflowProcess(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def following(mlflow: MlflowProcess, tmp_path: Path) -> Iterator[GatewayProcess]:
+    """A gateway of a test's own that follows the MLflow server."""
+    gateway = GatewayProcess(tmp_path / "home", MLFLOW_TRACKING_URI=mlflow.url)
+    yield gateway
+    gateway.stop()

@@ -1,0 +1,124 @@
+"""The writer: commits many requests together, each outcome once, and says so when it could not."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bentos import store
+from bentos.package import Outcomes
+from bentos.sweep import Sweep
+from bentos.writer import StoreDown, Writer
+
+
+def outcome(episode: str, value: float = 1.0) -> dict[str, Any]:
+    return {
+        "episode": episode,
+        "policy": "p",
+        "generation": "g",
+        "arm": "control",
+        "version": "1",
+        "episode_return": value,
+        "length": 3,
+        "kind": "reported",
+        "recorded_at": 0.0,
+    }
+
+
+def start(episode: str, at: float = 0.0) -> dict[str, Any]:
+    return {
+        "episode": episode,
+        "policy": "p",
+        "generation": "g",
+        "unit": episode,
+        "arm": "control",
+        "version": "1",
+        "started_at": at,
+    }
+
+
+def test_an_outcome_counts_once_however_often_and_however_concurrently_it_is_sent(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+
+    async def send() -> list[list[bool]]:
+        writer = Writer(url)
+        try:
+            several = [writer.outcomes([outcome("a"), outcome("b"), outcome("a")]) for _ in range(20)]
+            return [await writer.outcomes([outcome("a")]), *await asyncio.gather(*several)]
+        finally:
+            writer.close()
+
+    answers = asyncio.run(send())
+    assert sum(map(sum, answers)) == 2
+    with store.create(url).connect() as connection:
+        assert sorted(connection.execute(sa.select(store.outcomes.c.episode)).scalars()) == ["a", "b"]
+
+
+def test_starts_keep_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+
+    async def send() -> None:
+        writer = Writer(url)
+        await asyncio.gather(*(writer.start_episodes([start(f"e{number:03}")]) for number in range(100)))
+        writer.close()
+
+    asyncio.run(send())
+    with store.create(url).connect() as connection:
+        found = list(connection.execute(sa.select(store.episodes.c.episode).order_by("start_seq")).scalars())
+    assert found == [f"e{number:03}" for number in range(100)]
+
+
+def test_a_locked_database_refuses_the_write_and_takes_it_again_afterwards(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+    store.create(url)
+
+    async def send() -> list[bool]:
+        writer = Writer(url)
+        try:
+            lock = sqlite3.connect(tmp_path / "airlock.db", isolation_level=None)
+            lock.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StoreDown):
+                await writer.outcomes([outcome("a")])
+            with pytest.raises(StoreDown):
+                await writer.outcomes([outcome("a")])
+            lock.execute("ROLLBACK")
+            while True:
+                try:
+                    return await writer.outcomes([outcome("a")])
+                except StoreDown:
+                    await asyncio.sleep(0.1)
+        finally:
+            writer.close()
+
+    assert asyncio.run(send()) == [True]
+
+
+def test_many_may_create_the_tables_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+    with ThreadPoolExecutor(8) as threads:
+        engines = list(threads.map(store.create, [url] * 8))
+    assert all(sa.inspect(engine).has_table("episodes") for engine in engines)
+
+
+def test_silent_episodes_are_closed_after_their_time_with_the_stated_score(tmp_path: Path) -> None:
+    engine = store.create(f"sqlite:///{tmp_path}/airlock.db")
+    with engine.begin() as connection:
+        connection.execute(store.episodes.insert(), [start("done"), start("silent"), start("young", at=95.0)])
+        connection.execute(store.outcomes.insert(), [outcome("done")])
+    sweep = Sweep()
+    settings = Outcomes(return_range=(-5.0, 5.0), episode_ttl_seconds=10.0)
+    for now, closed in ((100.0, 1), (101.0, 0), (106.0, 1)):
+        with engine.begin() as connection:
+            assert sweep.run(connection, "p", settings, now) == closed
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(store.outcomes).where(store.outcomes.c.kind == "abandoned")).all()
+    assert [(row.episode, row.episode_return, row.arm) for row in rows] == [
+        ("silent", -5.0, "control"),
+        ("young", -5.0, "control"),
+    ]

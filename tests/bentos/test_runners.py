@@ -1,0 +1,457 @@
+"""The runners of a version, one by one and as a chain."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bentos.breaker import Breaker
+from bentos.episodes import Episode, Signer, State, user_hash
+from bentos.overrides import Active, Overrides
+from bentos.package import PackageError, Safety, Serve, Space, load
+from bentos.problems import Problem
+from bentos.routes import Route
+from bentos.rows import DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
+from bentos.runners.assign import Assign
+from bentos.runners.batch import Batch
+from bentos.runners.constrain import Constrain, envelope
+from bentos.runners.fallback import Constant, Fallback
+from bentos.runners.infer import Infer
+from bentos.runners.validate import Validate
+from bentos.stats import Stats
+from bentos.versions import Version
+from bentos.wire import ActRequest
+from tests.bentos.policy_packages import BOX, DISCRETE, box_graph, constant_graph, discrete_graph, write_package
+
+
+def observations(*values: float) -> Rows:
+    array = np.zeros((len(values), 4), np.float32)
+    array[:, 3] = values
+    return Rows(feeds={"observation": array}, size=len(values), version="1")
+
+
+class Says:
+    """A runner that gives fixed actions."""
+
+    def __init__(self, actions: Any, finite: Any = None, scores: Any = None, dtype: str = "float32") -> None:
+        self.actions = np.asarray(actions, dtype=dtype)
+        self.finite = np.ones(len(self.actions), bool) if finite is None else np.asarray(finite)
+        self.scores = None if scores is None else np.asarray(scores)
+
+    async def decide(self, rows: Rows) -> Decision:
+        size = rows.size
+        return Decision(self.actions[:size], self.finite[:size], ["policy"] * size, ["1"] * size, self.scores)
+
+
+class Fails:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def decide(self, rows: Rows) -> Decision:
+        raise self.error
+
+
+def decide(runner: Any, rows: Rows) -> Decision:
+    decision: Decision = asyncio.run(runner.decide(rows))
+    return decision
+
+
+def guard(inner: Any, champion: Fallback | None = None, last: Any = None, max_errors: int = 2) -> Fallback:
+    return Fallback(
+        inner,
+        policy="p",
+        version="1",
+        breaker=Breaker(max_errors, lambda reason: None),
+        champion=lambda: champion,
+        last=last,
+    )
+
+
+# constrain
+
+
+def test_actions_are_held_to_the_bounds_less_the_margin() -> None:
+    constrain = Constrain(Says([[1.9], [-3.0], [0.5]]), BOX, Safety(safety_margin=0.1))
+    decision = decide(constrain, observations(0, 0, 0))
+    assert decision.action[:, 0] == pytest.approx([1.6, -1.6, 0.5])
+    assert decision.adjusted == [["bounds"], ["bounds"], []]
+    assert (np.abs(decision.action.astype(np.float64)) <= 1.6).all(), "rounding to float32 must not leave the envelope"
+
+
+def test_the_specs_bounds_narrow_the_spaces_and_never_widen_them() -> None:
+    low, high = envelope(BOX, Safety(action_bounds=(-1.0, 9.0)))
+    assert (low.tolist(), high.tolist()) == ([-1.0], [2.0])
+    with pytest.raises(PackageError, match="leave no action"):
+        envelope(BOX, Safety(action_bounds=(3.0, 4.0)))
+
+
+def test_the_mask_takes_the_best_allowed_action_by_the_policys_own_scores() -> None:
+    space = Space("Discrete", dtype="int64", n=3)
+    rows = observations(0, 0)
+    rows.masks = np.array([[False, True, True], [True, True, True]])
+    inner = Says([0, 0], scores=[[9.0, 1.0, 5.0], [9.0, 1.0, 5.0]], dtype="int64")
+    decision = decide(Constrain(inner, space, Safety()), rows)
+    assert decision.action.tolist() == [2, 0]
+    assert decision.adjusted == [["action_mask"], []]
+
+
+def test_the_rate_limit_holds_from_one_step_to_the_next() -> None:
+    rows = observations(0, 0)
+    rows.states = [State("p", "", 1, [1.0], {}), None]
+    decision = decide(Constrain(Says([[-2.0], [-2.0]]), BOX, Safety(rate_limit=0.5)), rows)
+    assert decision.action[:, 0].tolist() == [0.5, -2.0]
+    assert decision.adjusted == [["rate_limit"], []]
+
+
+def test_a_rate_limit_on_discrete_actions_is_refused() -> None:
+    with pytest.raises(PackageError, match="rate_limit"):
+        Constrain(Says([0]), DISCRETE, Safety(rate_limit=1.0))
+
+
+# fallback
+
+
+def test_only_the_rows_that_are_not_finite_are_answered_by_the_fallback() -> None:
+    inner = Says([[1.0], [np.nan], [2.0], [1.5]], finite=[True, True, True, False])
+    decision = decide(guard(inner, last=Constant(np.array([0.25], np.float32))), observations(1, 2, 3, 4))
+    assert decision.action[:, 0].tolist() == [1.0, 0.25, 2.0, 0.25]
+    assert decision.sources == ["policy", "fallback", "policy", "fallback"]
+    assert decision.versions == ["1", None, "1", None]
+    assert decision.faults == {"non_finite": 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(RuntimeError("broken"), "exception"), (DeadlineMissed("late"), "deadline")]
+)
+def test_the_champion_answers_for_a_version_that_fails(error: Exception, kind: str) -> None:
+    champion = Fallback(
+        Says([[0.75]]), policy="p", version="0", breaker=Breaker(5, print), champion=lambda: None, last=None
+    )
+    decision = decide(guard(Fails(error), champion, last=Constant(np.array([0.0], np.float32))), observations(1))
+    assert decision.action.tolist() == [[0.75]]
+    assert decision.sources == ["fallback"]
+    assert decision.faults == {kind: 1}
+
+
+def test_with_neither_champion_nor_fallback_nothing_can_answer() -> None:
+    with pytest.raises(NothingCanAnswer):
+        decide(guard(Fails(RuntimeError("broken"))), observations(1))
+
+
+def test_a_full_queue_is_no_fault_of_the_version() -> None:
+    fallback = guard(Fails(Overloaded("full")), last=Constant(np.zeros(1, np.float32)), max_errors=1)
+    with pytest.raises(Overloaded):
+        decide(fallback, observations(1))
+    assert not fallback.breaker.open
+
+
+def test_the_breaker_opens_after_consecutive_faults_and_closes_after_a_good_probe() -> None:
+    now = [0.0]
+    opened: list[str] = []
+    breaker = Breaker(3, opened.append, cool_down=5.0, clock=lambda: now[0])
+    for _ in range(2):
+        breaker.fault("x")
+    breaker.success()
+    for _ in range(3):
+        assert breaker.allows()
+        breaker.fault("x")
+    assert breaker.open
+    assert len(opened) == 1
+    assert not breaker.allows()
+    now[0] = 6.0
+    assert breaker.allows(), "one probe"
+    assert not breaker.allows(), "and one only"
+    breaker.fault("still")
+    assert len(opened) == 1, "a failed probe is not a new opening"
+    now[0] = 12.0
+    assert breaker.allows()
+    breaker.success()
+    assert not breaker.open
+    assert breaker.allows()
+
+
+def test_an_open_breaker_leaves_the_version_alone() -> None:
+    inner = Fails(RuntimeError("broken"))
+    fallback = guard(inner, last=Constant(np.zeros(1, np.float32)), max_errors=1)
+    assert decide(fallback, observations(1)).faults == {"exception": 1}
+    assert decide(fallback, observations(1)).faults is None
+
+
+# batch
+
+
+class Slow(Infer):
+    """A model that takes its time, and writes down how many rows each call had."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.seconds = seconds
+        self.calls: list[int] = []
+        self.lock = threading.Lock()
+
+    def run(self, rows: Rows) -> Decision:
+        with self.lock:
+            self.calls.append(rows.size)
+            time.sleep(self.seconds)
+        return Decision(
+            rows.feeds["observation"][:, 3:] * 2, np.ones(rows.size, bool), ["policy"] * rows.size, ["1"] * rows.size
+        )
+
+
+def batched(following: Slow, questions: list[Rows], **settings: Any) -> list[Any]:
+    async def ask() -> list[Any]:
+        batch = Batch(following, **{"batch_size": 8, "deadline": 30.0, **settings})
+        try:
+            return await asyncio.gather(*(batch.decide(rows) for rows in questions), return_exceptions=True)
+        finally:
+            batch.close()
+
+    return asyncio.run(ask())
+
+
+def test_concurrent_questions_share_calls_and_each_gets_its_own_answer() -> None:
+    model = Slow()
+    answers = batched(model, [observations(float(number)) for number in range(64)])
+    assert [answer.action.tolist() for answer in answers] == [[[2.0 * number]] for number in range(64)]
+    assert len(model.calls) < 20
+    assert max(model.calls) <= 8
+
+
+def test_many_rows_in_one_question_are_cut_to_the_batch_size_and_joined_again() -> None:
+    for inline in (False, True):
+        model = Slow(0.0)
+        model.decide = lambda rows, model=model: _soon(model.run(rows))  # type: ignore[method-assign]
+        (answer,) = batched(model, [observations(*range(21))], inline=inline)
+        assert answer.action[:, 0].tolist() == [2.0 * number for number in range(21)]
+        assert sorted(model.calls) == [5, 8, 8]
+
+
+async def _soon(decision: Decision) -> Decision:
+    return decision
+
+
+def test_a_question_past_its_deadline_is_given_up_and_dropped_from_the_queue() -> None:
+    model = Slow(0.2)
+    answers = batched(model, [observations(0.0) for _ in range(64)], deadline=0.05, batch_size=1)
+    assert all(isinstance(answer, DeadlineMissed) for answer in answers)
+    assert len(model.calls) <= 4
+
+
+def test_a_full_queue_refuses() -> None:
+    answers = batched(Slow(), [observations(0.0) for _ in range(30)], batch_size=1, max_queued=10)
+    assert sum(isinstance(answer, Overloaded) for answer in answers) >= 18
+
+
+# validate
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    write_package(tmp_path / "package")
+    return tmp_path / "package"
+
+
+def version_of(
+    package: Path, overrides: Overrides | None = None, stats: Stats | None = None, name: str = "1"
+) -> Version:
+    return Version(
+        name,
+        load(package),
+        "digest",
+        stats=stats or Stats(),
+        overrides=overrides or Overrides(),
+        champion=lambda: None,
+        opened=lambda version, reason: None,
+    )
+
+
+def route_of(version: Version) -> Route:
+    return Route(
+        "cartpole",
+        champion=version,
+        previous=None,
+        canary=None,
+        versions={version.name: version},
+        withdrawn=frozenset(),
+        provider=None,
+        shown={},
+    )
+
+
+def door_of(package: Path) -> Validate:
+    version = version_of(package)
+    return Validate(Assign(route_of(version)), version.manifest, Signer("key"), version.stateful)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "words"),
+    [
+        (ActRequest(), 422, "observation"),
+        (ActRequest(observation=[0.0] * 4, observations=[[0.0] * 4]), 422, "either"),
+        (ActRequest(observation=[0.0] * 3), 422, "shape"),
+        (ActRequest(observation=[0.0, 0.0, 0.0, [1.0]]), 422, "shape"),
+        (ActRequest(observation=["1", "2", "3", "4"]), 422, "numbers"),
+        (ActRequest(observation=[None, 0.0, 0.0, 0.0]), 422, "numbers"),
+        (ActRequest(observation=[True, False, True, False]), 422, "numbers"),
+        (ActRequest(observation=[1e39, 0.0, 0.0, 0.0]), 422, "finite"),
+        (ActRequest(observation=[10**30, 0, 0, 0]), 422, "numbers"),
+        (ActRequest(observations=[]), 422, "at least one"),
+        (ActRequest(observations=[[0.0] * 4] * 5000), 413, "at most"),
+        (ActRequest(observations=[[0.0] * 4], user_ids=["a", "b"]), 422, "as long as"),
+        (ActRequest(observation=[0.0] * 4, user_id=""), 422, "user id"),
+        (ActRequest(observation=[0.0] * 4, episode_id="e1.x.y"), 403, "refused"),
+        (ActRequest(observation=[0.0] * 4, state="forged"), 403, "refused"),
+        (ActRequest(observation=[0.0] * 4, action_mask=[False, False]), 422, "at least one action"),
+        (ActRequest(observation=[0.0] * 4, action_mask=[True]), 422, "booleans"),
+    ],
+)
+def test_bad_input_is_refused_with_what_was_expected(
+    package: Path, request_: ActRequest, status: int, words: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        asyncio.run(door_of(package).decide(request_))
+    assert caught.value.status == status
+    assert words in caught.value.detail
+
+
+def test_rows_outside_the_observation_range_are_counted_and_still_answered(package: Path) -> None:
+    rows = door_of(package).rows(ActRequest(observations=[[0.0] * 4, [0, 11, 0, 0], [0, 0, -11.0, 99.0]]))
+    assert rows.out_of_range == 2
+
+
+# the chain
+
+
+def act(version: Version, rows: Rows) -> Decision:
+    return asyncio.run(version.decide(rows))
+
+
+def test_a_version_decides_as_its_graph_and_counts_it(package: Path) -> None:
+    stats = Stats()
+    version = version_of(package, stats=stats)
+    decision = act(version, observations(0.5, -0.5, 0.1))
+    assert decision.action.tolist() == [1, 0, 1]
+    counted = stats.arm("cartpole", "", "1", "champion").to_json()
+    assert (counted["decisions"], counted["requests"]) == (3, 1)
+    assert counted["actions"] == {"1": 2, "0": 1}
+    assert counted["sources"] == {"policy": 3, "fallback": 0, "override": 0}
+
+
+def override(action: Any, **about: Any) -> Active:
+    defaults = {"id": 1, "policy": "cartpole", "user": "", "user_id": None, "episode": "", "force": False}
+    values = {**defaults, "who": "ada", "reason": "test", "set_at": 0.0, "until": time.time() + 60, **about}
+    return Active(action=action, **values)
+
+
+@pytest.mark.parametrize(
+    ("about", "overridden"),
+    [
+        ({}, [True, True, True]),
+        ({"until": 1.0}, [False, False, False]),
+        ({"user": user_hash("ada")}, [True, True, False]),
+        ({"episode": "n1"}, [True, False, False]),
+        ({"policy": "other"}, [False, False, False]),
+    ],
+)
+def test_an_override_reaches_whom_it_names(package: Path, about: dict[str, Any], overridden: list[bool]) -> None:
+    overrides = Overrides()
+    overrides.replace([override(0, **about)])
+    rows = observations(1.0, 1.0, 1.0)
+    rows.episodes = [Episode("cartpole", "1", "champion", "", "n1", user_hash("ada"), 0.0), None, None]
+    rows.users = ["", user_hash("ada"), user_hash("bob")]
+    decision = act(version_of(package, overrides), rows)
+    assert decision.sources == ["override" if one else "policy" for one in overridden]
+    assert decision.action.tolist() == [0 if one else 1 for one in overridden]
+
+
+def test_the_envelope_holds_an_override_too_unless_it_is_forced(tmp_path: Path) -> None:
+    write_package(tmp_path, action_space=BOX, safety=Safety(safety_margin=0.25))
+    overrides = Overrides()
+    version = version_of(tmp_path, overrides)
+    overrides.replace([override([2.0])])
+    held = act(version, observations(0.0))
+    assert (held.action.tolist(), held.adjusted) == ([[1.0]], [["bounds"]])
+    overrides.replace([override([2.0], force=True)])
+    forced = act(version, observations(0.0))
+    assert (forced.action.tolist(), forced.adjusted) == ([[2.0]], None)
+
+
+def test_overrides_survive_a_restart_while_the_database_is_down(tmp_path: Path) -> None:
+    Overrides(tmp_path / "overrides.json").replace([override(1)])
+    assert [one.action for one in Overrides(tmp_path / "overrides.json").of("cartpole")] == [1]
+
+
+def test_a_nan_from_the_graph_never_leaves(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, action_space=BOX, graph=box_graph([[np.inf]] * 4, [0]), serve=Serve(fallback={"constant": [0.5]})
+    )
+    decision = act(version_of(tmp_path), observations(0.0, 1.0))
+    assert decision.action.tolist() == [[0.5], [0.5]]
+    assert decision.sources == ["fallback", "fallback"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"safety": Safety(constraints=[{"a": 1}])}, "safety.constraints"),
+        ({"safety": Safety(acceleration_limit={"dt": 1})}, "acceleration_limit"),
+        ({"serve": Serve(explore=True)}, "explore"),
+        ({"serve": Serve(fallback={"constant": [0, 1]})}, "shape"),
+        ({"serve": Serve(fallback={"constant": 0.5})}, "whole numbers"),
+        ({"serve": Serve(fallback={"package": "/nowhere"})}, "cannot be read"),
+        ({"graph": discrete_graph([[0.0, 0.0]] * 3, [0, 0])}, "cannot load"),
+    ],
+)
+def test_a_package_that_asks_for_what_is_not_done_is_not_served_with_less(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    write_package(tmp_path, **change)
+    with pytest.raises(PackageError, match=words):
+        version_of(tmp_path)
+
+
+def test_a_fallback_package_answers_where_the_policy_cannot(tmp_path: Path) -> None:
+    write_package(tmp_path / "spare", graph=constant_graph(1))
+    broken = discrete_graph([[np.nan] * 2] * 4, [0, 0])
+    write_package(tmp_path / "main", graph=broken, serve=Serve(fallback={"package": str(tmp_path / "spare")}))
+    decision = act(version_of(tmp_path / "main"), observations(0.0))
+    assert (decision.action.tolist(), decision.sources, decision.versions) == ([1], ["fallback"], [None])
+
+
+def test_a_running_episode_of_a_withdrawn_version_is_answered_by_the_champion(tmp_path: Path) -> None:
+    found: list[Version] = []
+    build: Callable[[str, int], Version] = lambda name, action: Version(  # noqa: E731
+        name,
+        load(tmp_path / name),
+        name,
+        stats=Stats(),
+        overrides=Overrides(),
+        champion=lambda: found[0],
+        opened=lambda version, reason: None,
+    )
+    for name, action in (("1", 0), ("2", 1)):
+        write_package(tmp_path / name, graph=constant_graph(action))
+        found.append(build(name, action))
+    route = Route(
+        "cartpole",
+        champion=found[0],
+        previous=None,
+        canary=None,
+        versions={"1": found[0], "2": found[1]},
+        withdrawn=frozenset({"2"}),
+        provider=None,
+        shown={},
+    )
+    rows = observations(0.0, 0.0)
+    rows.episodes = [Episode("cartpole", version, "challenger", "g", version, "", 0.0) for version in ("2", "1")]
+    decision, seats = asyncio.run(Assign(route).decide(rows, None))
+    assert decision.action.tolist() == [0, 0]
+    assert decision.sources == ["fallback", "policy"]
+    assert decision.versions == ["1", "1"]
+    assert [seat.version for seat in seats] == ["2", "1"]
