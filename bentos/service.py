@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import bentoml
@@ -58,7 +59,7 @@ class Gateway:
         try:
             answer = await _worker.core.act(policy, ActRequest(observations=observations, episode_ids=episode_ids))
         except Problem as problem:
-            raise bentoml.exceptions.BentoMLException(problem.detail, error_code=problem.status) from problem
+            raise bentoml.exceptions.BentoMLException(problem.detail, error_code=HTTPStatus(problem.status)) from problem
         names = ("actions", "versions", "arms", "sources", "adjusted", "decision_ids")
         return {name: getattr(answer, name) for name in names}
 
