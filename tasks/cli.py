@@ -29,7 +29,9 @@ def _options(
     if debug:
         os.environ["AIRLOCK_DEBUG"] = "1"
     logging.basicConfig(
-        stream=sys.stderr, level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
     )
 
 

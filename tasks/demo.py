@@ -17,9 +17,10 @@ from typing import Any
 from bentos import home
 from tasks.airflow_api import Airflow, AirflowError, Run
 from tasks.follow import outcome, task_seconds
-from tasks.stack import Running, StackError, down, up
 from tasks.stack.components import components
+from tasks.stack.errors import StackError
 from tasks.stack.health import Health
+from tasks.stack.lifecycle import Running, down, up
 from tasks.stack.ports import is_free
 
 POLICY = "cartpole"

@@ -53,12 +53,13 @@ def validate(directory: Path | None = None, dags: Path | None = None) -> Validat
     """Read every spec of `directory` and report all problems at once; a spec without its DAG file is a warning."""
     directory, dags = directory or policies_directory(), dags or dags_directory()
     specs, problems = load_all(directory)
-    warnings = [
-        f"{directory / (path.stem + '.yaml')}: Airflow shows no DAGs for it until `airlock policies sync` "
-        f"has written {dags / (path.stem + '.py')}"
-        for path in sorted(directory.glob("*.yaml"))
-        if not (dags / f"{path.stem}.py").exists()
-    ]
+    warnings = []
+    for path in sorted(directory.glob("*.yaml")):
+        target = dags / f"{path.stem}.py"
+        if not target.exists():
+            warnings.append(f"{path}: Airflow shows no DAGs for it until `airlock policies sync` has written {target}")
+        elif "dags_of(" not in target.read_text(encoding="utf-8"):
+            warnings.append(f"{path}: Airflow shows no DAGs for it: {target} is another file; rename the policy")
     if not specs and not problems:
         warnings.append(f"{directory} holds no policy spec (*.yaml)")
     return Validation(tuple(spec.name for spec in specs), tuple(problems), tuple(warnings))

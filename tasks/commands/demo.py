@@ -131,7 +131,16 @@ def _summary(out: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(
-        *("release", "version", "verdict", "difference of returns", "units", "act latency p50/p99", "checks", "seconds"),
+        *(
+            "release",
+            "version",
+            "verdict",
+            "difference of returns",
+            "units",
+            "act latency p50/p99",
+            "checks",
+            "seconds",
+        ),
         box=None,
         pad_edge=False,
     )

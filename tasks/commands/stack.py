@@ -11,7 +11,7 @@ from tasks.commands.output import Json, emit, stderr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks.stack import Running
+    from tasks.stack.lifecycle import Running
     from tasks.stack.health import Health
 
 
@@ -20,7 +20,7 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the embedded stack: Airflow, MLflow and the gateway. Returns when everything is healthy."""
-    from tasks.stack import up as start
+    from tasks.stack.lifecycle import up as start
 
     console = stderr()
     with console.status("starting the stack", spinner="dots") as status:
@@ -61,7 +61,7 @@ def _show(out: Console, running: Running) -> None:
 
 def down(as_json: Json = False) -> None:
     """Stop the embedded stack and everything it started."""
-    from tasks.stack import down as stop
+    from tasks.stack.lifecycle import down as stop
 
     with stderr().status("stopping the stack", spinner="dots"):
         stopped = stop()

@@ -1,7 +1,5 @@
-"""The embedded stack: Airflow, MLflow and the gateway on this machine, under supervisord."""
+"""The embedded stack: Airflow, MLflow and the gateway on this machine, under supervisord.
 
-from tasks.stack.environment import airflow_environment
-from tasks.stack.errors import StackError
-from tasks.stack.lifecycle import Running, down, up
-
-__all__ = ["Running", "StackError", "airflow_environment", "down", "up"]
+`lifecycle` starts and stops it, `environment` holds its variables. Nothing is imported here: every supervised process
+begins in `processes` and should not wait for what it does not need.
+"""

@@ -54,8 +54,10 @@ def check(started: dict[str, float]) -> dict[str, Health]:
         health["gateway"] = _plain(f"{home.gateway_url()}/readyz")
     url = f"{home.airflow_url()}/api/v2/monitor/health"
     try:
-        response = httpx.get(url, timeout=5)
+        response = httpx.get(url, timeout=10)
         document = response.raise_for_status().json()
+        # The first request to the API that tasks use builds it, which takes seconds: the first task must not pay.
+        httpx.get(f"{home.airflow_url()}/execution/health", timeout=60).raise_for_status()
         health["airflow-api-server"] = Health(True, "healthy")
         health |= {name: _heartbeat(document, name, started[name]) for name in _HEARTBEATS if name in started}
     except (httpx.HTTPError, ValueError) as error:

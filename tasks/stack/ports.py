@@ -62,7 +62,9 @@ def taken(components: Iterable[Component]) -> list[TakenPort]:
             continue
         if component.port in wanted:
             found.append(
-                TakenPort(component.port, component.name, component.port_variable, f"{wanted[component.port]} (the same)")
+                TakenPort(
+                    component.port, component.name, component.port_variable, f"{wanted[component.port]} (the same)"
+                )
             )
         elif not is_free(component.port):
             found.append(TakenPort(component.port, component.name, component.port_variable, holder(component.port)))

@@ -52,6 +52,7 @@ def socket_path() -> Path:
 
 
 def _quote(value: str) -> str:
+    """Keep supervisord from expanding `%`. It expands the name of a program's log file twice."""
     return value.replace("%", "%%")
 
 
@@ -73,7 +74,7 @@ stopwaitsecs=10
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={_quote(str(logs() / f"{component.name}.log"))}
+stdout_logfile={_quote(_quote(str(logs() / f"{component.name}.log")))}
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 """
@@ -82,8 +83,7 @@ stdout_logfile_backups=2
 def configuration(components: Iterable[Component]) -> str:
     """supervisord.conf for the components. It holds no secret: those are in the environment."""
     socket, state = socket_path(), directory()
-    return (
-        f"""[unix_http_server]
+    return f"""[unix_http_server]
 file={_quote(str(socket))}
 chmod=0600
 
@@ -102,9 +102,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 
 [supervisorctl]
 serverurl=unix://{_quote(str(socket))}
-"""
-        + "".join(_program(component) for component in components)
-    )
+""" + "".join(_program(component) for component in components)
 
 
 class Supervisor:
