@@ -235,7 +235,7 @@ class Airflow:
         timeout: float | None = None,
         every: float = 1.0,
     ) -> Run:
-        """Wait until the run has ended, calling `on_change` after every look; an API server that restarts is waited for.
+        """Wait until the run has ended, calling `on_change` after every look. A restarting API server is waited for.
 
         Raises AirflowError when it stays away, or when `timeout` seconds have passed.
         """

@@ -28,22 +28,21 @@ def _options(
 ) -> None:
     if debug:
         os.environ["AIRLOCK_DEBUG"] = "1"
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
-for _command in (stack.up, stack.down, stack.status):
-    app.command()(_command)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("status")(stack.status)
 app.command("release")(releases.release)
-for _command in (releases.rollback, releases.results):
-    app.command()(_command)
-app.command()(live.override)
+app.command("rollback")(releases.rollback)
+app.command("results")(releases.results)
+app.command("override")(live.override)
 app.add_typer(policies.app, name="policies")
-for _command in (live.traffic, live.serve, files.analyze):
-    app.command()(_command)
+app.command("traffic")(live.traffic)
+app.command("serve")(live.serve)
+app.command("analyze")(files.analyze)
 app.command("demo")(demo.demo)
 
 
@@ -51,7 +50,7 @@ def main() -> None:
     """Run a command. Exits with 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
     try:
         app()
-    except Exception as error:  # noqa: BLE001 -- the top of the program: a person reads what went wrong
+    except Exception as error:
         if os.environ.get("AIRLOCK_DEBUG"):
             raise
         name = "" if type(error).__module__.startswith("tasks.") else f"{type(error).__name__}: "

@@ -1,4 +1,4 @@
-"""The demo: three releases of cartpole on a stack of its own, from nothing to champion, to a better one, to a rollback."""
+"""The demo: three releases of cartpole on a stack of its own: a first champion, a better one, and a rollback."""
 
 from __future__ import annotations
 

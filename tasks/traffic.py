@@ -29,7 +29,7 @@ class TrafficError(Exception):
 
 
 class _Gateway:
-    """Requests to one policy of a gateway, counted: every answer outside 2xx and every broken connection is a failure."""
+    """Requests to one policy of a gateway, counted: an answer outside 2xx or a broken connection is a failure."""
 
     def __init__(self, url: str, policy: str) -> None:
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/v1/policies/{policy}", timeout=30)

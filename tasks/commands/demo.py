@@ -137,7 +137,7 @@ def _summary(out: Console, document: dict[str, Any]) -> None:
             "verdict",
             "difference of returns",
             "units",
-            "act latency p50/p99",
+            "latency p50/p99",
             "checks",
             "seconds",
         ),
@@ -146,8 +146,8 @@ def _summary(out: Console, document: dict[str, Any]) -> None:
     )
     for number, release in enumerate(document["releases"], start=1):
         difference = release.get("difference") or {}
-        bounds = [difference.get(key) for key in ("estimate", "lower", "upper")]
-        shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds) if None not in bounds else "-"
+        bounds = [float(difference[key]) for key in ("estimate", "lower", "upper") if difference.get(key) is not None]
+        shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds) if len(bounds) == 3 else "-"
         units = ", ".join(f"{arm} {count}" for arm, count in (release.get("units") or {}).items())
         latency = release["traffic"].get("latency_ms") or {}
         times = f"{latency['p50']:.1f} / {latency['p99']:.1f} ms" if latency else "-"

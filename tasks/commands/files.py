@@ -13,7 +13,7 @@ import typer
 def analyze(
     file: Annotated[Path, typer.Argument(help="JSON lines, one canary each.", exists=True, dir_okay=False)],
 ) -> None:
-    """Replay canaries through the primary test: one JSON line in, one out. Exits with 2 at a line that does not hold."""
+    """Replay canaries through the primary test: a JSON line in, a JSON line out. Exits with 2 at a bad line."""
     from tasks.replay import ReplayError, replay
 
     try:

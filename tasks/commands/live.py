@@ -67,9 +67,7 @@ def traffic(
     policy: Policy,
     url: Annotated[str | None, typer.Option(help="Gateway; by default the embedded one.", show_default=False)] = None,
     episodes: Annotated[int, typer.Option(help="Episodes to play.", min=1)] = 100,
-    users: Annotated[
-        int | None, typer.Option(help="Different users they belong to; default: anonymous.", min=1)
-    ] = None,
+    users: Annotated[int | None, typer.Option(help="Different users; default: anonymous.", min=1)] = None,
     concurrency: Annotated[int, typer.Option(help="Episodes at once.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the environments.", min=0)] = 0,
     as_json: Json = False,

@@ -11,8 +11,8 @@ from tasks.commands.output import Json, emit, stderr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks.stack.lifecycle import Running
     from tasks.stack.health import Health
+    from tasks.stack.lifecycle import Running
 
 
 def up(
@@ -77,7 +77,8 @@ def status(as_json: Json = False) -> None:
 
     Exits with 1 when a component is not healthy.
     """
-    from tasks.status import render, status as look
+    from tasks.status import render
+    from tasks.status import status as look
 
     document = look()
     emit(document, as_json, lambda out: render(document, out))

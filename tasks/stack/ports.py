@@ -47,7 +47,8 @@ def holder(port: int) -> str:
     """The process that listens on the port, as "pid 12 (python -m http.server)"; empty when it cannot be seen."""
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
+            if listens and connection.pid:
                 command = " ".join(psutil.Process(connection.pid).cmdline())
                 return f"pid {connection.pid} ({command[:120]})"
     return ""
@@ -60,13 +61,8 @@ def taken(components: Iterable[Component]) -> list[TakenPort]:
     for component in components:
         if component.port is None:
             continue
-        if component.port in wanted:
-            found.append(
-                TakenPort(
-                    component.port, component.name, component.port_variable, f"{wanted[component.port]} (the same)"
-                )
-            )
-        elif not is_free(component.port):
-            found.append(TakenPort(component.port, component.name, component.port_variable, holder(component.port)))
+        if component.port in wanted or not is_free(component.port):
+            who = wanted.get(component.port) or holder(component.port)
+            found.append(TakenPort(component.port, component.name, component.port_variable, who))
         wanted[component.port] = component.name
     return found

@@ -175,8 +175,8 @@ class TestSupervision:
         # Like an executor's task: a child in a session of its own, which outlives its killed parent.
         child = "import time; time.sleep(600)"
         parent = (
-            f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True);"
-            "time.sleep(600)"
+            "import subprocess, sys, time;"
+            f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True); time.sleep(600)"
         )
         control = supervised(Component("parent", python(parent)))
         eventually(lambda: len(processes.marked(home.home(), "parent")) == 2)
@@ -255,5 +255,6 @@ def test_a_stack_that_is_down_is_unhealthy_in_every_part(monkeypatch: pytest.Mon
 
 
 def test_the_serving_process_wrapper_needs_no_heavy_imports() -> None:
-    code = "import sys, tasks.stack.processes; print([m for m in ('httpx', 'pydantic', 'rich', 'sqlalchemy') if m in sys.modules])"
+    heavy = ("httpx", "pydantic", "rich", "sqlalchemy")
+    code = f"import sys, tasks.stack.processes; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run(python(code), capture_output=True, text=True, check=True).stdout.strip() == "[]"

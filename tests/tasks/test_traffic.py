@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.tasks.gateway_double import GatewayDouble, serving
 
 from tasks.traffic import TrafficError, play
+from tests.tasks.gateway_double import GatewayDouble, serving
 
 
 @pytest.fixture
