@@ -1,0 +1,230 @@
+"""Export: all formats act as SB3's `predict` does, whatever the algorithm, the spaces and the normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import onnx
+import pytest
+import torch
+from gymnasium import spaces
+
+from tasks import runs
+from tasks.algorithms import algorithm_class
+from tasks.errors import Misconfigured, Rejected
+from tasks.evaluate import evaluate
+from tasks.export import EXPORT, export, export_policy, load_formats
+from tasks.exporters import exporter_for
+from tasks.exporters.base import EnvironmentAction, Normalize
+from tasks.graph import open_session
+from tasks.importing import Agent
+from tasks.spec import Params
+from tasks.train import train
+
+Array = np.ndarray[Any, Any]
+ASYMMETRIC = spaces.Box(np.array([-2.0, 0.0, -0.5], np.float32), np.array([1.0, 3.0, 0.5], np.float32))
+VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+
+
+class _Still(gymnasium.Env[Any, Any]):
+    """An environment of nothing but its spaces."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def _agent(
+    algorithm: str,
+    action_space: spaces.Space[Any],
+    observation_space: spaces.Space[Any] = VECTOR,
+    statistics: tuple[Array, Array] | None = None,
+    policy: str = "MlpPolicy",
+    **arguments: Any,
+) -> Agent:
+    """An agent with weights far from their initial values, and VecNormalize statistics (mean, variance) if given."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    vectorised: Any = DummyVecEnv([lambda: _Still(observation_space, action_space)])
+    if statistics:
+        vectorised = VecNormalize(vectorised, training=False)
+        vectorised.obs_rms.mean, vectorised.obs_rms.var = statistics
+    model: Any = algorithm_class(algorithm)(policy, vectorised, seed=1, device="cpu", **arguments)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.policy.set_training_mode(False)
+    return Agent(algorithm, model, vectorised if statistics else None)
+
+
+def _observations(rows: int = 512, scale: float = 2.0) -> Array:
+    return np.random.default_rng(3).normal(scale=scale, size=(rows, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "action_space", "arguments"),
+    [
+        ("ppo", spaces.Discrete(4), {}),
+        ("ppo", ASYMMETRIC, {}),
+        ("ppo", spaces.MultiDiscrete([3, 2, 4]), {}),
+        ("ppo", spaces.MultiBinary(3), {}),
+        ("ppo", ASYMMETRIC, {"use_sde": True}),
+        ("ppo", ASYMMETRIC, {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
+        ("a2c", spaces.Discrete(4), {"policy_kwargs": {"net_arch": {"pi": [16], "vf": [8, 8]}}}),
+        ("trpo", ASYMMETRIC, {"policy_kwargs": {"share_features_extractor": False}}),
+        ("sac", ASYMMETRIC, {"buffer_size": 1}),
+        ("sac", ASYMMETRIC, {"buffer_size": 1, "use_sde": True}),
+        ("tqc", ASYMMETRIC, {"buffer_size": 1}),
+        ("crossq", ASYMMETRIC, {"buffer_size": 1}),
+        ("td3", ASYMMETRIC, {"buffer_size": 1}),
+        ("ddpg", ASYMMETRIC, {"buffer_size": 1}),
+        ("dqn", spaces.Discrete(4), {"buffer_size": 1}),
+        ("qrdqn", spaces.Discrete(4), {"buffer_size": 1, "policy_kwargs": {"n_quantiles": 7}}),
+        ("ars", spaces.Discrete(4), {}),
+        ("ars", ASYMMETRIC, {}),
+    ],
+)
+def test_every_format_acts_as_predict_does(
+    algorithm: str, action_space: spaces.Space[Any], arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    exported = export_policy(_agent(algorithm, action_space, **arguments), _observations(), tmp_path)
+    assert exported.parity["equal"], exported.parity
+    assert set(exported.parity["formats"]) == {"onnx", "torchscript", "pt2"}
+    assert [output.name for output in exported.outputs][:2] == ["action", "finite"]
+    assert exported.outputs[0].shape == action_space.shape
+    assert not list(tmp_path.glob("*.data"))
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "observations"),
+    [
+        (spaces.Discrete(6), np.arange(6)),
+        (spaces.MultiDiscrete([3, 4]), np.stack(np.meshgrid(np.arange(3), np.arange(4)), -1).reshape(-1, 2)),
+        (spaces.MultiBinary(4), np.random.default_rng(0).integers(0, 2, (64, 4)).astype(np.int8)),
+        (spaces.Box(-1, 1, (5,), np.float64), _observations(64).astype(np.float64)),
+        (spaces.Box(-1, 1, (2, 3), np.float32), np.random.default_rng(0).normal(size=(64, 2, 3)).astype(np.float32)),
+    ],
+)
+def test_observations_are_preprocessed_in_the_graph(
+    observation_space: spaces.Space[Any], observations: Array, tmp_path: Path
+) -> None:
+    exported = export_policy(_agent("ppo", spaces.Discrete(3), observation_space), observations, tmp_path)
+    assert exported.parity["equal"], exported.parity
+    assert exported.inputs[0].shape == observation_space.shape
+    expected = "float32" if observation_space.dtype == np.float64 else str(observation_space.dtype)
+    assert exported.inputs[0].dtype == expected
+
+
+def test_images_are_scaled_and_transposed_in_the_graph(tmp_path: Path) -> None:
+    seen = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    agent = _agent("ppo", spaces.Discrete(3), spaces.Box(0, 255, (3, 36, 40), np.uint8), policy="CnnPolicy")
+    images = np.random.default_rng(0).integers(0, 256, (8, 36, 40, 3), dtype=np.uint8)
+    exported = export_policy(agent, images, tmp_path, raw_space=seen)
+    assert exported.parity["equal"]
+    assert exported.inputs[0].shape == (36, 40, 3)
+
+
+def test_large_offsets_are_normalized_without_losing_the_signal(tmp_path: Path) -> None:
+    mean, variance = np.full(5, 1e6), np.full(5, 1.0)
+    agent = _agent("sac", ASYMMETRIC, statistics=(mean, variance), buffer_size=1)
+    observations = (mean + _observations()).astype(np.float32)
+    assert export_policy(agent, observations, tmp_path).parity["equal"]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_distribution_parameters_and_values_are_those_of_sb3(algorithm: str, tmp_path: Path) -> None:
+    arguments = {"buffer_size": 1} if algorithm == "sac" else {}
+    agent = _agent(algorithm, ASYMMETRIC, **arguments)
+    export_policy(agent, _observations(64), tmp_path)
+    session = open_session(tmp_path / "policy.onnx")
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"observation": _observations(64)}), strict=True))
+    policy, tensor = agent.model.policy, torch.as_tensor(_observations(64))
+    with torch.no_grad():
+        if algorithm == "ppo":
+            distribution = policy.get_distribution(tensor)
+            mean, std = distribution.distribution.mean, distribution.distribution.stddev
+            log_prob = distribution.log_prob(mean)
+            assert np.allclose(found["value"], policy.predict_values(tensor).numpy().flatten(), atol=1e-5)
+        else:
+            mean, log_std, _ = policy.actor.get_action_dist_params(tensor)
+            std = log_std.exp()
+            distribution = policy.actor.action_dist.proba_distribution(mean, log_std)
+            log_prob = distribution.log_prob(torch.tanh(mean), mean)
+    assert np.allclose(found["mean"], mean.numpy(), atol=1e-5)
+    assert np.allclose(np.exp(found["log_std"]), std.numpy(), rtol=1e-4)
+    assert np.allclose(found["log_prob"], log_prob.numpy(), atol=1e-3)
+
+
+def test_nan_and_infinity_raise_the_flag_of_their_own_row_only(tmp_path: Path) -> None:
+    export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), tmp_path)
+    observations = _observations(5)
+    observations[1, 2], observations[3, 0], observations[4, 4] = np.nan, np.inf, -np.inf
+    finite = open_session(tmp_path / "policy.onnx").run(["finite"], {"observation": observations})[0]
+    assert finite.tolist() == [True, False, True, False, False]
+
+
+def test_the_onnx_file_is_checked_and_names_a_dynamic_batch(tmp_path: Path) -> None:
+    exported = export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), tmp_path)
+    model = onnx.load(tmp_path / "policy.onnx")
+    assert {entry.version for entry in model.opset_import if not entry.domain} == {exported.opset}
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert [tensor.name for tensor in exported.outputs] == ["action", "finite", "logits", "log_prob", "value"]
+
+
+@pytest.mark.parametrize("trap", ["clip", "unscale", "normalize"])
+def test_the_proof_fails_when_a_step_of_predict_is_left_out(
+    trap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statistics = (np.full(5, 3.0), np.full(5, 4.0)) if trap == "normalize" else None
+    algorithm, arguments = ("sac", {"buffer_size": 1}) if trap == "unscale" else ("ppo", {})
+    agent = _agent(algorithm, ASYMMETRIC, statistics=statistics, **arguments)
+    broken = Normalize if trap == "normalize" else EnvironmentAction
+    monkeypatch.setattr(broken, "forward", lambda _self, value: value)
+    assert export_policy(agent, _observations(), tmp_path).parity["equal"] is False
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "observation_space", "said"),
+    [
+        ("ppo_lstm", VECTOR, "ppo_lstm cannot be exported; supported"),
+        ("ppo", spaces.Dict({"a": VECTOR}), "Dict observations cannot be exported"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_by_name(
+    algorithm: str, observation_space: spaces.Space[Any], said: str
+) -> None:
+    policy = {"ppo_lstm": "MlpLstmPolicy"}.get(algorithm, "MultiInputPolicy")
+    agent = _agent(algorithm, spaces.Discrete(2), observation_space, policy=policy)
+    with pytest.raises(Misconfigured, match=said):
+        exporter_for(agent)
+
+
+def test_the_stage_keeps_files_and_proof_and_rejects_an_unequal_policy(
+    mlflow_server: str, make_policy: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = make_policy(train={"total_timesteps": 512}, evaluate={"episodes": 5, "minimum_mean_return": 0})
+    release = runs.Release.open(name, "run", Params())
+    train(release)
+    evaluate(release)
+    assert export(release)["equal"] is True
+    formats = load_formats(release.fetch("export", tmp_path), "float32")
+    assert {decide(np.zeros((2, 4), np.float32)).shape for decide in formats.values()} == {(2,)}
+
+    def opposite(self: Agent, observations: Array) -> Array:
+        return 1 - np.asarray(self.model.predict(observations, deterministic=True)[0])
+
+    monkeypatch.setattr(Agent, "predict", opposite)
+    with pytest.raises(Rejected, match=r"does not act as the original: .* 0\.00% of"):
+        export(release)
+    assert release.get_json(EXPORT)["parity"]["equal"] is False
