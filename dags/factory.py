@@ -29,7 +29,7 @@ def release_dag(spec: PolicySpec) -> DAG:
         dag_id=f"release_{spec.name}",
         description=f"Train or import, check, canary and promote the policy {spec.name}",
         doc_md=_doc(spec),
-        schedule=CronTriggerTimetable(spec.retrain.schedule, timezone="UTC") if spec.retrain.schedule else None,
+        schedule=_schedule(spec),
         catchup=False,
         max_active_runs=1,
         params=release_params(spec),
@@ -77,6 +77,13 @@ def release_dag(spec: PolicySpec) -> DAG:
         canary >> after
         [after, users] >> report
     return dag
+
+
+def _schedule(spec: PolicySpec) -> CronTriggerTimetable | None:
+    """The spec's cron, from its next tick on: starting a stack never starts a release by itself."""
+    if spec.retrain.schedule is None:
+        return None
+    return CronTriggerTimetable(spec.retrain.schedule, timezone="UTC", run_immediately=timedelta(0))
 
 
 def release_params(spec: PolicySpec) -> dict[str, Param]:

@@ -7,10 +7,13 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.encoders import coerce_to_core_timetable
+from airflow.timetables.base import TimeRestriction
 
 from dags.factory import FAMILIES, release_dag
 from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Params, load, policies_directory
@@ -77,6 +80,16 @@ def test_every_parameter_of_the_form_is_described_bounded_and_understood_by_the_
     filled = Params.model_validate(params.dump())
     assert filled.seed == spec.train.seed
     assert filled.minimum_mean_return == spec.evaluate.minimum_mean_return
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_new_stack_waits_for_the_next_tick_of_the_schedule(policy: str) -> None:
+    timetable = coerce_to_core_timetable(release_dag(load(policy)).timetable)
+    first = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+    )
+    assert first is not None
+    assert first.run_after > datetime.now(UTC)
 
 
 def test_the_form_refuses_what_is_out_of_bounds() -> None:
