@@ -55,17 +55,34 @@ def full(evidence: Evidence) -> str:
 
 
 def description(evidence: Evidence) -> str:
-    """The card for the model version's page: at most LIMIT characters, the least needed cut first."""
-    for reason_limit in (60, 30, 0):
-        for pictures in (True, False):
-            text = (
-                _compose(evidence, reason_limit, pictures)
-                .replace(" | ", "&emsp; | ")
-                .replace("\n\n###", "\n\n&nbsp;\n\n###")
-            )
-            if len(text) <= LIMIT and (pictures or not reason_limit):
-                return text
+    """The card for the model version's page: at most LIMIT characters, what is least needed cut first."""
+    for reason_limit, pictures in ((64, True), (45, True), (0, True), (0, False)):
+        text = _spread(_compose(evidence, reason_limit, pictures))
+        if len(text) <= LIMIT:
+            return text
     return text[: LIMIT - 1] + "…"
+
+
+def _spread(text: str) -> str:
+    """Set table columns and sections apart: the widest cells of a column end in a wide space."""
+    blocks = []
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            rows = [line[2:-2].split(" | ") for line in block.splitlines()[2:]]
+            header, rule = block.splitlines()[:2]
+            cells = [header[2:-2].split(" | "), *rows]
+            widest = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+            padded = [
+                [
+                    f"{cell}&emsp;" if column < len(row) - 1 and len(cell) >= 0.8 * widest[column] else cell
+                    for column, cell in enumerate(row)
+                ]
+                for row in cells
+            ]
+            lines = [f"| {' | '.join(row)} |" for row in padded]
+            block = "\n".join([lines[0], rule, *lines[1:]])
+        blocks.append(f"&nbsp;\n\n{block}" if block.startswith("###") else block)
+    return "\n\n".join(blocks)
 
 
 def _compose(evidence: Evidence, reason_limit: int, pictures: bool) -> str:
@@ -74,7 +91,7 @@ def _compose(evidence: Evidence, reason_limit: int, pictures: bool) -> str:
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
         _parity(evidence),
-        _variants(evidence, 2 * reason_limit),
+        _variants(evidence, reason_limit),
         *(_checklist(checklist, reason_limit) for checklist in evidence.checklists),
         _reproduce(evidence),
     ]
@@ -85,7 +102,8 @@ def _headline(evidence: Evidence) -> str:
     status = evidence.tags.get("validation_status", "candidate")
     spec, evaluation, canary = evidence.spec, evidence.evaluation, evidence.canary
     lines = [f"## {evidence.policy} version {evidence.version}: {HEADLINES.get(status, status)}", ""]
-    if reason := evidence.tags.get("reason") or evidence.tags.get("verdict"):
+    reason = evidence.tags.get("reason", "")
+    if reason and reason != canary.get("reason"):
         lines += [f"**{reason}**", ""]
     if evaluation:
         lines.append(
@@ -96,7 +114,8 @@ def _headline(evidence: Evidence) -> str:
     if canary:
         lines.append(f"- **Canary: {canary['verdict']}.** {canary.get('reason', '')}".rstrip())
     if evidence.selection:
-        lines.append(f"- **Ships {evidence.selection['variant']}**: {evidence.selection.get('reason', '')}.")
+        first = str(evidence.selection.get("reason", "")).split(". ")[0].rstrip(".")
+        lines.append(f"- **Variant:** {first}.")
     for checklist in evidence.checklists:
         open_points = [check.id for check in checklist.checks if check.status != "pass"]
         passed = len(checklist.checks) - len(open_points)
@@ -148,10 +167,10 @@ def _parity(evidence: Evidence) -> str:
             name,
             f"{min(row['agreement'] for row in batches.values()):.2%}",
             f"{max(row['max_error'] for row in batches.values()):.1e}",
-            ", ".join(batches),
+            ", ".join(sorted(batches, key=int)),
             f"{max(row['rows'] for row in batches.values()):,}",
         ]
-        for name, batches in formats.items()
+        for name, batches in sorted(formats.items())
     ]
     header = ["format", "equal actions", "largest error, share of span", "batch sizes", "observations"]
     return "### Parity with the trained policy\n\n" + _table(header, rows)
@@ -161,7 +180,7 @@ def _variants(evidence: Evidence, reason_limit: int) -> str:
     if not evidence.benchmark:
         return ""
     shipped, batch = evidence.selection.get("variant"), str(evidence.spec.serve.batch_size)
-    reasons = {row["variant"]: row.get("reason", "") for row in evidence.selection.get("table", [])}
+    decisions = {row["variant"]: row for row in evidence.selection.get("table", [])}
     rows = []
     for variant, row in evidence.benchmark.items():
         kept = evidence.quantization.get(variant, {})
@@ -175,11 +194,19 @@ def _variants(evidence: Evidence, reason_limit: int) -> str:
                 f"{row.get('size_bytes', 0) / 1000:.1f}",
                 f"{kept['agreement']:.2%}" if "agreement" in kept else "",
                 f"{kept['return_difference']['mean']:+.1f}" if kept.get("return_difference") else "",
-                _brief(str(reasons.get(variant) or kept.get("reason", "")), reason_limit),
+                _decision(decisions.get(variant, {}), variant == shipped, reason_limit or 64),
             ]
         )
     header = ["variant", "p50/p99 µs, 1 row", f"{batch} rows", "peak MB", "kB", "equal actions", "return", "decision"]
     return "### Variants\n\n" + _table(header, rows)
+
+
+def _decision(row: Mapping[str, Any], ships: bool, limit: int) -> str:
+    if ships:
+        return "ships"
+    if not row.get("accepted"):
+        return _brief(f"rejected: {row.get('reason', 'not measured')}", limit)
+    return f"{row['relative_cost']:.2f} times fp32's time" if row.get("relative_cost") else "not benchmarked"
 
 
 def _brief(text: str, limit: int) -> str:

@@ -127,7 +127,7 @@ def canary(
         low, high = (
             "−∞" if b is None and i == 0 else "∞" if b is None else f"{b:+.1f}" for i, b in enumerate(bounds[1:])
         )
-        title += f", difference {bounds[0]:+.1f} [{low}, {high}]"
+        title += f", {'difference' if required is None else 'mean'} {bounds[0]:+.1f} [{low}, {high}]"
     figure, axes = _figure(title, "units, in order of their start", "running mean return")
     for name, colour in (("control", BLUE), ("challenger", ORANGE)):
         returns = np.asarray(arms.get(name, ()), dtype=float)

@@ -32,24 +32,6 @@ def counters(engine: sa.Engine, policy: str, version: str) -> dict[str, Any]:
         return stats.total(row.stats for row in connection.execute(query))
 
 
-def gained(later: Any, earlier: Any) -> Any:
-    """What cumulative counters gained between two readings; bucket bounds and flags are the later ones."""
-    if isinstance(later, bool) or not isinstance(later, int | float | dict | list):
-        return later
-    if isinstance(later, dict):
-        return {
-            key: value if key == "buckets" else gained(value, earlier.get(key, _zero(value)))
-            for key, value in later.items()
-        }
-    if isinstance(later, list):
-        return [gained(a, b) for a, b in zip(later, earlier or [0] * len(later), strict=True)]
-    return later - earlier
-
-
-def _zero(value: Any) -> Any:
-    return {} if isinstance(value, dict) else [] if isinstance(value, list) else 0
-
-
 def quantile_ms(latency: Mapping[str, Any], q: float) -> float:
     """The q-quantile of a latency histogram in milliseconds, linear inside its bucket; infinite past the last one."""
     counts, bounds = latency["counts"], latency["buckets"]

@@ -55,7 +55,7 @@ def finite_outputs(counters: Mapping[str, Any]) -> Finding:
         f"{broken} of {decisions:,} decisions were not finite",
         observed=broken,
         threshold=0,
-        unit="decisions",
+        unit="not finite",
         sample_size=decisions,
         evidence={"faults": counters["faults"]},
     )

@@ -148,7 +148,7 @@ def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None) ->
         f"{canary.max_units_per_arm} units an arm show a loss of {loss:.1f}",
         observed=loss,
         threshold=2 * canary.margin,
-        unit="return",
+        unit="return lost",
         sample_size=int(baseline.get("count", 0)),
         evidence={
             "objective": canary.objective,

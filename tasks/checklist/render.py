@@ -60,22 +60,28 @@ def as_text(checklist: Checklist) -> str:
 
 
 def _cell(text: str, limit: int) -> str:
+    if limit <= 0:
+        return ""
     flat = " ".join(text.split()).replace("|", "\\|")
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
 
 
-def as_markdown(checklist: Checklist, reason_limit: int = 200) -> str:
-    """A Markdown table: status, observed, threshold and, unless `reason_limit` is 0, the reason cut to that length."""
-    header = ["check", "status", "observed", "threshold"] + (["what was seen"] if reason_limit else [])
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    for check in checklist.checks:
-        cells = [
+def as_markdown(checklist: Checklist, reason_limit: int = 200, problem_limit: int = 400) -> str:
+    """A Markdown table: status, observed, threshold and the reason, cut to `problem_limit` where a check did not pass.
+
+    Reasons of passed checks are cut to `reason_limit`, and left out when it is 0.
+    """
+    header = ["check", "status", "observed", "threshold"]
+    rows = [
+        [
             check.id,
-            status(check),
+            status(check).replace(" ", "\N{NO-BREAK SPACE}"),
             _cell(value(check.observed, check.unit), 40),
             _cell(value(check.threshold, check.unit), 40),
+            _cell(check.reason, reason_limit if check.status == "pass" else problem_limit),
         ]
-        if reason_limit:
-            cells.append(_cell(check.reason, reason_limit))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for check in checklist.checks
+    ]
+    width = 5 if any(row[4] for row in rows) else 4
+    lines = [f"| {' | '.join([*header, 'what was seen'][:width])} |", "|" + "---|" * width]
+    return "\n".join([*lines, *(f"| {' | '.join(row[:width])} |" for row in rows)])

@@ -89,7 +89,7 @@ def input_validation(served: Served) -> Finding:
         reason,
         observed=len(problems),
         threshold=0,
-        unit="accepted or mishandled",
+        unit="mishandled",
         sample_size=len(requests),
         evidence={"statuses": dict(statuses), "problems": problems},
     )

@@ -7,6 +7,7 @@ that loads, serves, plays or benchmarks it works on the real thing.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentos import package
 from tasks.runs import Release
+from tasks.select import choose
 from tasks.spec import Params
 
 GAINS = np.array([[0.0], [0.1], [1.0], [0.6]], dtype=np.float32)
@@ -70,7 +72,14 @@ def benchmark_row(p50: float) -> dict[str, Any]:
         str(n): {"p50_us": p50 + n / 4, "p99_us": 2 * p50 + n / 2, "rows_per_second": 1e6 * n / (p50 + n / 4)}
         for n in (1, 32, 64, 1024)
     }
-    return {"batch": batch, "load_ms": 3.0, "rss_mb": 58.0, "peak_rss_mb": 61.0, "size_bytes": 900}
+    return {
+        "batch": batch,
+        "load_ms": 3.0,
+        "rss_mb": 58.0,
+        "peak_rss_mb": 61.0,
+        "size_bytes": 900,
+        "relative_cost": p50 / 8,
+    }
 
 
 def _quantized(accepted: bool, agreement: float, difference: float, reason: str) -> dict[str, Any]:
@@ -214,7 +223,8 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
     release.put_json("quantize/quantization.json", quantization)
     release.put_json("benchmark/fp32.json", {"fp32": benchmark_row(8.0)})
     release.put_json("benchmark/fp16.json", {"fp16": benchmark_row(9.0)})
-    release.put_json("benchmark/int8.json", {"int8-dynamic": benchmark_row(12.0), "int8-static": benchmark_row(13.0)})
+    int8 = {"int8-dynamic": benchmark_row(12.0), "int8-static": benchmark_row(13.0)}
+    release.put_json("benchmark/int8.json", int8)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "package"
         digest = write_package(directory, release, sign)
@@ -224,18 +234,7 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
         np.savez(rollout, observations=observations, actions=actions, episode_index=np.zeros(len(actions), dtype=int))
         release.put_file(rollout, "evaluation")
         release.put_directory(directory, "package")
-    release.put_json(
-        "selection.json",
-        {
-            "variant": "fp32",
-            "reason": "the fastest that keeps actions and return",
-            "table": [
-                {"variant": "fp32", "eligible": True, "p99_us": 16.0, "reason": "shipped"},
-                {"variant": "fp16", "eligible": True, "p99_us": 18.0, "reason": "slower than fp32"},
-                {"variant": "int8-dynamic", "eligible": False, "p99_us": 24.0, "reason": "actions depend on the batch"},
-                {"variant": "int8-static", "eligible": False, "p99_us": 26.0, "reason": "agreement below 0.99"},
-            ],
-            "package_sha256": digest,
-        },
-    )
+    measured = {"fp32": benchmark_row(8.0), "fp16": benchmark_row(9.0), **int8}
+    selection = choose(measured, quantization, release.spec.serve.batch_size, release.spec.serve.latency_slo_ms)
+    release.put_json("selection.json", asdict(selection) | {"package_sha256": digest})
     return release
