@@ -44,7 +44,7 @@ class TaskInstance:
 
     def seconds(self, now: float) -> float:
         """How long it has run by `now`, or ran."""
-        return max(0.0, (self.ended or now) - self.started) if self.started else 0.0
+        return 0.0 if self.started is None else max(0.0, (self.ended or now) - self.started)
 
 
 @dataclass(frozen=True)

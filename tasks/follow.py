@@ -46,9 +46,9 @@ def stages(run: Run, now: float) -> list[Stage]:
     found = []
     for name in names:
         tasks = groups[name]
-        begun = [task.started for task in tasks if task.started]
+        begun = [task.started for task in tasks if task.started is not None]
         over = _state(tasks) not in ("running", "waiting")
-        end = max((task.ended or now for task in tasks if task.started), default=now) if over else now
+        end = max((task.ended or now for task in tasks if task.started is not None), default=now) if over else now
         doing = tuple(sorted({t.task_id.split(".", 1)[-1] for t in tasks if t.state in _ACTIVE}))
         found.append(Stage(name, _state(tasks), max(0.0, end - min(begun)) if begun else 0.0, doing))
     return found
@@ -58,7 +58,7 @@ def task_seconds(run: Run, now: float) -> dict[str, float]:
     """Seconds of each task that ran, by task id; those of a mapped task add up."""
     seconds: dict[str, float] = {}
     for task in run.tasks:
-        if task.started:
+        if task.started is not None:
             seconds[task.task_id] = seconds.get(task.task_id, 0.0) + task.seconds(now)
     return seconds
 

@@ -134,12 +134,9 @@ def serve(
     state = home.home() / "serve" / str(port) / "bentoml"
     state.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bentoml", "serve", target, "--host", host, "--port", str(port)]
-    if not Path(target).is_dir():
-        command += ["--api-workers", str(workers)]
     # `bentoml serve` empties the metrics directory of its home: each server has one of its own.
-    os.execvpe(
-        command[0], command, {**os.environ, **environment, "BENTOML_HOME": str(state), "BENTOML_DO_NOT_TRACK": "True"}
-    )
+    own = {"BENTOML_HOME": str(state), "BENTOML_DO_NOT_TRACK": "True", "AIRLOCK_WORKERS": str(workers)}
+    os.execvpe(command[0], command, {**os.environ, **environment, **own})
 
 
 def _servable(what: str) -> tuple[str, dict[str, str]]:

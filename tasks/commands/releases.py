@@ -122,20 +122,17 @@ def results(policy: Policy, as_json: Json = False) -> None:
 def _show_results(out: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("arm", "version", "units", "mean", "std", "total", box=None, pad_edge=False)
-    for arm, item in document.get("arms", {}).items():
-        numbers = [f"{item[key]:.2f}" if item.get(key) is not None else "-" for key in ("mean", "std", "total")]
-        table.add_row(arm, str(item.get("version") or "-"), str(item.get("count", 0)), *numbers)
+    table = Table("arm", "units", "mean", "standard deviation", "total", box=None, pad_edge=False)
+    for arm, item in document["arms"].items():
+        numbers = (item["mean"], item["standard_deviation"], item["total"])
+        table.add_row(arm, str(item["count"]), *("-" if number is None else f"{number:.2f}" for number in numbers))
     out.print(table)
-    for name in ("difference", "improvement"):
-        bounds = document.get(name)
-        if isinstance(bounds, dict):
-            values = ", ".join(f"{key} {_number(value)}" for key, value in bounds.items())
-            out.print(f"{name}: {values}")
-    for name in ("winner", "verdict", "reason"):
-        if document.get(name) is not None:
-            out.print(f"{name}: {document[name]}", soft_wrap=True)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    out.print(f"{document['status']}; confidence {document['confidence']:g} a side")
+    for name, unit in (("difference", ""), ("improvement", " %"), ("against_minimum", "")):
+        if document[name]:
+            bounds = [document[name].get(key) for key in ("estimate", "lower", "upper")]
+            estimate, lower, upper = ("-" if bound is None else f"{bound:+.2f}" for bound in bounds)
+            out.print(f"{name.replace('_', ' ')}: {estimate}{unit}, bounds {lower} to {upper}{unit}")
+    out.print(f"winner: {document['winner']}")
+    if document["verdict"]:
+        out.print(f"verdict: {document['verdict']}: {document['reason']}", soft_wrap=True, markup=False)

@@ -26,6 +26,8 @@ class GatewayDouble:
     rows: int = 0
     ends_after: int | None = None
     """End the canary once that many outcomes have come."""
+    policies: list[dict[str, Any]] = field(default_factory=list)
+    """What `GET /v1/policies` lists."""
     url: str = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -42,6 +44,8 @@ class GatewayDouble:
         await _respond(send, status, document)
 
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/policies":
+            return 200, {"policies": self.policies}
         if method == "GET":
             return 200, {"policy": path.rsplit("/", 1)[-1], "canary": self.canary}
         return {"episodes": self._open, "act": self._act, "outcomes": self._close}[path.rsplit("/", 1)[-1]](body)
