@@ -82,9 +82,7 @@ class AirflowDouble:
             if self.viewers:
                 raise HTTPException(403, "Forbidden")
             if body["conf"].get("seed", 0) < 0:
-                raise HTTPException(
-                    400, "Invalid input for param seed: -3 is less than 0\n\nFailed validating 'minimum'"
-                )
+                raise HTTPException(400, "Invalid input for param seed: -3 is less than 0\n\nFailed validating")
             assert body["logical_date"] is None
             self.triggered.append(body["conf"])
             return {"dag_run_id": "manual__1", "state": "queued"}

@@ -34,7 +34,7 @@ def test_triggers_a_run_with_its_params(airflow: Airflow, double: AirflowDouble)
 
 
 def test_a_param_out_of_bounds_is_said_in_one_line(airflow: Airflow) -> None:
-    with pytest.raises(AirflowError, match="seed: -3 is less than 0$"):
+    with pytest.raises(AirflowError, match=r"seed: -3 is less than 0$"):
         airflow.trigger(DAG, {"seed": -3})
 
 
