@@ -14,7 +14,8 @@ from tasks.analysis.judge import Judgement, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured, Rejected
 from tasks.evidence import gather
-from tasks.promote import CanaryMoved, ControlPlane
+from tasks.moves import CanaryMoved
+from tasks.promote import ControlPlane
 from tasks.readiness import GatewayNotReady, VersionRefused, await_gateway, await_version
 from tasks.registry import Registry
 from tasks.runs import TAG_VERSION, Release, client

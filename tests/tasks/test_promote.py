@@ -20,7 +20,8 @@ from tasks import intents, promote, validation
 from tasks.errors import Misconfigured
 from tasks.intents import Write
 from tasks.lease import LeaseHeld, acquire, held
-from tasks.promote import CanaryMoved, ControlPlane
+from tasks.moves import CanaryMoved
+from tasks.promote import ControlPlane
 from tasks.registry import Registry, RegistryRefused, RegistryUnavailable
 from tests.tasks.registry_double import RegistryDouble
 
@@ -547,3 +548,14 @@ def test_a_registry_that_does_not_answer_is_worth_another_try() -> None:
         Registry("http://127.0.0.1:13299").model("cartpole")
     with pytest.raises(Misconfigured, match="must be the URL"):
         Registry("sqlite:///mlflow.db")
+
+
+def test_nothing_done_by_hand_stands_in_the_way_of_a_rollback(world: World) -> None:
+    world.champion()
+    world.champion()
+    rejected = world.version("candidate")
+    world.control.reject(world.policy, rejected, "too slow")
+    world.registry.set_alias(world.policy, "champion", rejected)
+    world.registry.set_model_tag(world.policy, "canary", "not a canary")
+    assert world.control.rollback(world.policy, "what is this") == {"from": rejected, "to": "1"}
+    assert (world.state["champion"], world.state["canary"], world.status(rejected)) == ("1", None, "rejected")
