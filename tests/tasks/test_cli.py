@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -191,7 +191,7 @@ class TestServe:
 
 
 class TestAnalyze:
-    CANARY: dict[str, Any] = {
+    CANARY: ClassVar[dict[str, Any]] = {
         "id": "a",
         "arm": ["control", "challenger"] * 100,
         "return": [0.9, 0.1] * 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_each_policy_shows_who_serves_and_what_is_tried(monkeypatch: pytest.Monk
 
     cartpole = document["policies"]["cartpole"]
     assert (cartpole["champion"], cartpole["challenger"], cartpole["canary_weight"]) == ("2", "3", 0.25)
-    console = Console(width=160, record=True, file=(Path("/dev/null")).open("w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     render(document, console)
     (line,) = [line for line in console.export_text().splitlines() if line.startswith("cartpole")]
     assert line.split()[:5] == ["cartpole", "2", "1", "3", "0.25"]
