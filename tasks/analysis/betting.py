@@ -27,7 +27,7 @@ def log_wealth(payoffs: Floats) -> Floats:
 
     `payoffs` has shape [..., n], each entry in [-1, 100]; the result has the same shape. It is the mean over
     `FRACTIONS` of Π(1 + λ·g) (ibid., the hedged mixture of section 4.2, with a fixed grid). Products are taken in
-    blocks that can neither underflow nor overflow and joined in logarithms, which is exact and several times faster than logs alone.
+    blocks that can neither underflow nor overflow and joined in logarithms: exact, and faster than logarithms alone.
     """
     units = payoffs.shape[-1]
     if units == 0:

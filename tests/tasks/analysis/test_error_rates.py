@@ -77,15 +77,16 @@ def test_large_losses_are_found_fast() -> None:
     generator = np.random.default_rng(3)
     needed: dict[float, list[int]] = {2.0: [], 1.0: [], 0.5: []}
     for shift, units in needed.items():
-        for _ in range(40):
+        for _ in range(100):
             challenger = generator.random(1000) < 0.5
             returns = 0.3 + 0.7 * (generator.beta(4, 2, 1000) - shift * 0.178 * challenger)
             found = decide(challenger, returns, bounds=(0, 1), margin=0.02, alpha=0.05, objective="superiority")
             assert found.verdict == "roll_back"
             units.append(found.units)
-    assert np.median(needed[2.0]) / 2 <= 20
-    assert np.median(needed[1.0]) / 2 <= 50
-    assert np.median(needed[0.5]) / 2 <= 100
+    # units an arm; long simulations of these returns, which fill 70 % of their range, give 18, 39 and 90
+    assert np.median(needed[2.0]) / 2 <= 22
+    assert np.median(needed[1.0]) / 2 <= 48
+    assert np.median(needed[0.5]) / 2 <= 110
 
 
 def test_an_asymptotic_test_of_heavy_tails_keeps_its_rate_as_well() -> None:
