@@ -92,7 +92,7 @@ class CanaryOperator(BaseOperator):
         if event["verdict"] == "continue":
             final(canary.advance, release)
             return self._wait(release)
-        outcome = final(canary.finish, release)
+        outcome = final(canary.finish, release, event)
         if outcome["verdict"] == "continue":
             return self._wait(release)
         return dict(outcome)

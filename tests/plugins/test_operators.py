@@ -122,7 +122,7 @@ def control(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(canary, "plan", lambda release: plan)
     monkeypatch.setattr(canary, "start", lambda release: calls.append("start"))
     monkeypatch.setattr(canary, "advance", lambda release: calls.append("advance"))
-    monkeypatch.setattr(canary, "finish", lambda release: calls.append("finish") or {"verdict": "promote"})
+    monkeypatch.setattr(canary, "finish", lambda release, seen: calls.append("finish") or {"verdict": seen["verdict"]})
     return calls
 
 
