@@ -180,12 +180,13 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return given
 
 
-def test_without_a_wish_for_approval_the_candidate_is_approved_at_once(
+def test_without_a_wish_for_approval_nobody_is_asked(
     monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, str]]
 ) -> None:
     use(monkeypatch, FakeRelease())
-    ReleaseApproval(task_id="approval", subject="?", timeout_hours=1).execute(context())
-    assert [answer for answer, _ in answers] == ["approve"]
+    result = ReleaseApproval(task_id="approval", subject="?", timeout_hours=1).execute(context())
+    assert "checklist" in result["approved_by"]
+    assert answers == []
 
 
 def test_a_persons_answer_is_recorded_and_a_rejection_fails_the_task(
