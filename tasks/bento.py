@@ -22,6 +22,7 @@ from bentos import home
 from bentos.package import MANIFEST, Policy, load, sha256
 from tasks import parity
 from tasks.errors import Misconfigured, Rejected
+from tasks.evaluate import ROLLOUT, load_rollout
 from tasks.promote import ControlPlane
 from tasks.register import version_of
 from tasks.runs import Release
@@ -72,7 +73,7 @@ def build(release: Release) -> dict[str, Any]:
         started = time.monotonic()
         path = assemble(release, version, package, scratch / "context")
         built = time.monotonic()
-        rollout = release.fetch("evaluation/rollout.npz", scratch)
+        rollout = release.fetch(ROLLOUT, scratch)
         with serving(path, scratch / "server") as server:
             smoke = smoke_test(server, package, rollout)
         served = time.monotonic()
@@ -129,22 +130,27 @@ def ask(url: str, policy: str, observations: Array, timeout: float = 30.0) -> di
 
 
 def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]:
-    """Compare the served actions with the package's own and with those the evaluated policy took.
+    """Compare the served actions with the package's own and, for fp32, with those the evaluated policy took.
 
-    Returns {"observations", "agreement"}. Raises Rejected when they differ.
+    A quantized variant was held against the evaluated policy when it was chosen. Rows that the safety envelope
+    changed are left out. Returns {"observations", "compared"}. Raises Rejected when an action differs.
     """
-    with np.load(rollout, allow_pickle=False) as archive:
-        observations, taken = archive["observations"][:ASKED], archive["actions"][:ASKED]
+    observations, taken = load_rollout(rollout)
+    observations, taken = observations[:ASKED], taken[:ASKED]
     answer = ask(server.url, package.manifest.name, observations)
-    served = np.asarray(answer["actions"], dtype=taken.dtype)
     others = sorted({source for source in answer["sources"] if source != "policy"})
     if others:
         raise Rejected(f"the served Bento answered by {', '.join(others)}, not by the policy, on its own observations")
-    for name, reference in (("the package", package.predict(observations)), ("the evaluated policy", taken)):
-        difference = parity.compare(package.manifest.action_space, np.asarray(reference), served)
-        if difference.agreement < 1.0:
+    served = np.asarray(answer["actions"], dtype=taken.dtype)
+    kept = np.array([not changed for changed in answer["adjusted"]])
+    references = {"the package": np.asarray(package.predict(observations))}
+    if package.variant == "fp32":
+        references["the evaluated policy"] = taken
+    for name, reference in references.items():
+        difference = parity.compare(package.manifest.action_space, reference[kept], served[kept])
+        if kept.any() and difference.agreement < 1.0:
             raise Rejected(
                 f"the served Bento and {name} agree on {difference.agreement:.2%} of {difference.rows} observations "
                 f"(largest error {difference.max_error:.2e} of the span); they must agree on all"
             )
-    return {"observations": len(observations), "agreement": 1.0}
+    return {"observations": len(observations), "compared": int(kept.sum())}

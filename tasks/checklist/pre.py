@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from bentos.package import Policy, load
@@ -21,6 +21,7 @@ from tasks.errors import Misconfigured, Rejected
 from tasks.promote import ControlPlane
 from tasks.register import version_of
 from tasks.runs import Release
+from tasks.server import Server
 
 
 def pre_deployment(release: Release) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def pre_deployment(release: Release) -> dict[str, Any]:
     with release.scratch() as scratch:
         package = load(release.fetch("package", scratch))
         bento = assemble(release, version, package, scratch / "context")
-        with _servers(package, bento, scratch) as ask:
+        with _Servers(package, bento, scratch) as ask:
             checks = _checks(release, package, ask, control.state(release.policy)["champion"])
             checklist, decision = run_all(release.policy, version, "pre_deployment", checks, release.spec.mode, who)
     record(release, control, checklist)
@@ -70,28 +71,47 @@ def _checks(
     }
 
 
-@contextlib.contextmanager
-def _servers(package: Policy, bento: Path, scratch: Path) -> Iterator[Callable[[], Served]]:
-    """Serve the Bento, and beside it the same Bento with a graph that breaks; yields what waits for both.
+class _Servers:
+    """The Bento served, and beside it the same Bento with a graph that breaks; started together when first asked for.
 
-    A server that does not start fails the checks that need it, not the stage.
+    Servers that do not start fail the checks that need them, not the stage.
     """
-    observations = package.baseline()["observations"]
-    marker = observations[len(observations) // 2]
-    broken = poison(package.directory, package.manifest, marker, scratch / "poisoned")
-    whole = server.start(bento, scratch / "server")
-    breaking = server.start(bento, scratch / "broken", {"AIRLOCK_PACKAGE": str(broken)})
-    started = (whole, breaking)
 
-    def ready() -> Served:
-        for one in started:
+    def __init__(self, package: Policy, bento: Path, scratch: Path) -> None:
+        self._package, self._bento, self._scratch = package, bento, scratch
+        self._started: list[Server] = []
+        self._served: Served | None = None
+        self._failure: RuntimeError | None = None
+
+    def __enter__(self) -> Callable[[], Served]:
+        return self._get
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for one in self._started:
+            one.process.terminate()
+        for one in self._started:
+            one.stop()
+
+    def _get(self) -> Served:
+        if self._failure is not None:
+            raise self._failure
+        if self._served is None:
+            try:
+                self._served = self._start()
+            except RuntimeError as error:
+                self._failure = error
+                raise
+        return self._served
+
+    def _start(self) -> Served:
+        package = self._package
+        observations = package.baseline()["observations"]
+        marker = observations[len(observations) // 2]
+        broken = poison(package.directory, package.manifest, marker, self._scratch / "poisoned")
+        whole = server.start(self._bento, self._scratch / "server")
+        self._started.append(whole)
+        breaking = server.start(self._bento, self._scratch / "broken", {"AIRLOCK_PACKAGE": str(broken)})
+        self._started.append(breaking)
+        for one in self._started:
             one.wait_ready()
         return Served(package, observations, whole, breaking, marker)
-
-    try:
-        yield ready
-    finally:
-        for one in started:
-            one.process.terminate()
-        for one in started:
-            one.stop()

@@ -1,0 +1,139 @@
+"""The model card's words: what a reviewer reads first, and that it always fits MLflow's description."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks.card_text import LIMIT, Evidence, description, full
+from tasks.checklist.run import run_all
+from tasks.checklist.types import PHASES, Checklist, Finding, Phase
+from tasks.spec import load
+
+RUN = "0123456789abcdef0123456789abcdef"
+VARIANTS = ("fp32", "fp16", "int8-dynamic", "int8-static")
+PICTURES = ("action_distribution", "canary", "latency", "learning_curve", "return_distribution")
+
+
+def _checklist(phase: Phase, reason: str = "seen", **broken: Finding) -> Checklist:
+    def check(name: str) -> Finding:
+        return broken.get(name) or Finding("pass", reason, observed=0.25, threshold=1.0, unit="ms", sample_size=9)
+
+    checks = {name: (lambda name=name: check(name)) for name in PHASES[phase]}
+    return run_all("cartpole", "3", phase, checks, lambda name: "enforce", "a test")[0]
+
+
+def _evidence(**changes: Any) -> Evidence:
+    row = {"batch": {"1": {"p50_us": 5.0, "p99_us": 9.0}, "64": {"p50_us": 12.0, "p99_us": 30.0}}, "size_bytes": 9_000}
+    found = Evidence(
+        "cartpole",
+        "3",
+        "manual__1",
+        RUN,
+        load("cartpole"),
+        tags={
+            "validation_status": "promoted",
+            "git_sha": "a" * 40,
+            "package_sha256": "b" * 64,
+            "reason": "it is better",
+        },
+        training={"algorithm": "ppo", "timesteps": 50_000, "seed": 7, "source": "train", "seconds": 12.0},
+        evaluation={
+            "episodes": 50,
+            "returns": [400.0, 500.0],
+            "mean": 481.5,
+            "std": 30.0,
+            "lower": 470.0,
+            "upper": 490.0,
+            "confidence": 0.95,
+            "minimum": 400.0,
+        },
+        parity={"formats": {"onnx": {"1": {"rows": 512, "agreement": 1.0, "max_error": 0.0}}}},
+        benchmark={name: {**row, "peak_rss_mb": 61.0} for name in VARIANTS},
+        quantization={"fp16": {"agreement": 0.9991, "return_difference": {"mean": -1.5}, "reason": "acts like fp32"}},
+        selection={
+            "variant": "fp32",
+            "reason": "fp32 ships: p50 12.0 µs. fp16 takes 1.10 times fp32's time.",
+            "table": [
+                {"variant": "fp32", "accepted": True, "relative_cost": 1.0, "reason": "itself"},
+                {"variant": "fp16", "accepted": True, "relative_cost": 1.1, "reason": "acts like fp32"},
+                {"variant": "int8-static", "accepted": False, "reason": "agrees with fp32 on 91.00% of actions"},
+            ],
+        },
+        checklists=(_checklist("pre_deployment"), _checklist("post_deployment")),
+        pictures=PICTURES,
+    )
+    return replace(found, **changes)
+
+
+def test_the_first_line_says_how_it_ended() -> None:
+    assert description(_evidence()).startswith("## cartpole version 3: promoted to champion\n")
+    rolled_back = _evidence(tags={"validation_status": "rolled_back", "reason": "worse by 20"})
+    assert description(rolled_back).startswith("## cartpole version 3: rolled back\n\n**worse by 20**")
+
+
+def test_the_numbers_a_reviewer_needs_are_there() -> None:
+    text = description(_evidence())
+    for words in (
+        "481.5",
+        "470.0 to 490.0",
+        "required 400",
+        "fp32 ships: p50 12.0 µs.",
+        "99.91%",
+        "-1.5",
+        "1.10 times fp32's time",
+        "rejected: agrees with fp32 on 91.00% of actions",
+        "50,000 steps",
+        "seed 7",
+        "git `aaaaaaaaaaaa`",
+        "DAG run `manual__1`",
+        "10 of 10 passed",
+        "8 of 8 passed",
+    ):
+        assert words in text, words
+
+
+def test_every_check_is_listed_with_observed_and_threshold() -> None:
+    lines = description(_evidence()).splitlines()
+    for phase in PHASES.values():
+        for name in phase:
+            (line,) = [line for line in lines if line.startswith(f"| {name} ") or line.startswith(f"| {name}&")]
+            assert "0.25 ms" in line
+            assert "1 ms" in line
+
+
+def test_pictures_are_of_the_run_and_only_those_drawn() -> None:
+    text = description(_evidence(pictures=("latency",)))
+    assert f"get-artifact?path=card/latency.png&run_uuid={RUN}" in text
+    assert "canary.png" not in text
+
+
+def test_a_failed_check_is_named_at_the_top_with_its_reason_below() -> None:
+    broken = _checklist("pre_deployment", input_validation=Finding("fail", "NaN: answered 200"))
+    text = description(_evidence(checklists=(broken,)))
+    assert "9 of 10 passed; not passed: input_validation" in text
+    assert "NaN: answered 200" in text
+
+
+@pytest.mark.parametrize("length", [10, 300, 3_000])
+def test_it_fits_mlflow_however_long_the_reasons(length: int) -> None:
+    reason = "why " * (length // 4)
+    pre = _checklist("pre_deployment", reason, exported=Finding("fail", reason))
+    text = description(_evidence(checklists=(pre, _checklist("post_deployment", reason))))
+    assert len(text) <= LIMIT
+    assert "To reproduce" in text
+
+
+def test_a_card_of_a_release_that_just_began_says_what_there_is() -> None:
+    bare = Evidence("cartpole", "1", "manual__1", RUN, load("cartpole"))
+    text = description(bare)
+    assert "candidate" in text
+    assert "seed 7" in text
+    assert "Canary" not in text
+
+
+def test_the_full_card_keeps_whole_reasons() -> None:
+    reason = "because " * 30
+    assert reason.strip() in full(_evidence(checklists=(_checklist("pre_deployment", reason),)))
