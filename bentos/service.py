@@ -59,7 +59,8 @@ class Gateway:
         try:
             answer = await _worker.core.act(policy, ActRequest(observations=observations, episode_ids=episode_ids))
         except Problem as problem:
-            raise bentoml.exceptions.BentoMLException(problem.detail, error_code=HTTPStatus(problem.status)) from problem
+            status = HTTPStatus(problem.status)
+            raise bentoml.exceptions.BentoMLException(problem.detail, error_code=status) from problem
         names = ("actions", "versions", "arms", "sources", "adjusted", "decision_ids")
         return {name: getattr(answer, name) for name in names}
 

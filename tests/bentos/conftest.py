@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,9 +28,9 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
     server.stop()
 
 
-@pytest.fixture
-def following(mlflow: MlflowProcess, tmp_path: Path) -> Iterator[GatewayProcess]:
-    """A gateway of a test's own that follows the MLflow server."""
-    gateway = GatewayProcess(tmp_path / "home", MLFLOW_TRACKING_URI=mlflow.url)
+@pytest.fixture(scope="session")
+def following(mlflow: MlflowProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway that follows the MLflow server; every test has a policy of its own on it."""
+    gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), MLFLOW_TRACKING_URI=mlflow.url)
     yield gateway
     gateway.stop()

@@ -114,7 +114,7 @@ class MlflowProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self._http = httpx.Client(base_url=self.url, timeout=30)
-        self._run = ""
+        self._run, self._artifacts = "", ""
         home.mkdir(parents=True, exist_ok=True)
         self.start()
 
@@ -159,8 +159,8 @@ class MlflowProcess:
         if not self._run:
             experiment = self.post("experiments/create", {"name": "tests"})["experiment_id"]
             run = self.post("runs/create", {"experiment_id": experiment})["run"]["info"]
-            self._run = run["artifact_uri"]
-        uri = f"{self._run}/{policy}/{digest}"
+            self._run, self._artifacts = run["run_id"], run["artifact_uri"]
+        uri = f"{self._artifacts}/{policy}/{digest}"
         for file in package.iterdir():
             path = f"{uri.removeprefix('mlflow-artifacts:/')}/{file.name}"
             self._http.put(f"/api/2.0/mlflow-artifacts/artifacts/{path}", content=file.read_bytes()).raise_for_status()
@@ -171,7 +171,7 @@ class MlflowProcess:
             {"key": key, "value": value}
             for key, value in (("package_uri", uri), ("package_sha256", digest), ("validation_status", status))
         ]
-        created = self.post("model-versions/create", {"name": policy, "source": uri, "tags": tags})
+        created = self.post("model-versions/create", {"name": policy, "source": uri, "run_id": self._run, "tags": tags})
         return str(created["model_version"]["version"])
 
     def alias(self, policy: str, alias: str, version: str) -> None:

@@ -57,8 +57,7 @@ def shows(gateway: GatewayProcess, policy: Policy, **expected: Any) -> dict[str,
     def there() -> Any:
         try:
             document = gateway.client.policy(policy.name)
-        except GatewayError as error:
-            assert error.status == 404
+        except GatewayError:
             return None
         return document if all(document[key] == value for key, value in expected.items()) else None
 
@@ -111,7 +110,7 @@ def test_a_corrupted_package_is_not_routed_the_champion_serves_and_the_reason_is
     shows(following, policy, champion=first)
     second = policy.release(0)
     third_package = policy.directory / "tampered"
-    digest = write_package(third_package, name=policy.name, graph=constant_graph(0))
+    digest = write_package(third_package, name=policy.name, graph=discrete_graph([[0.5, 0.0]] * 4, [1, 0]))
     data = bytearray((third_package / "policy.onnx").read_bytes())
     data[-1] ^= 1
     (third_package / "policy.onnx").write_bytes(data)
@@ -123,14 +122,9 @@ def test_a_corrupted_package_is_not_routed_the_champion_serves_and_the_reason_is
         answer = following.client.act(policy.name, OBSERVATIONS * 50, user_ids=[str(n) for n in range(50)])
         assert set(answer["versions"]) == {first}
     with sqlite3.connect(following.home / "airlock.db") as database:
-        events = wait_until(
-            lambda: database.execute(
-                "SELECT version, count(*) FROM fault_events WHERE kind = 'refused' AND policy = ? GROUP BY version",
-                (policy.name,),
-            ).fetchall(),
-            "the refusals are stored",
-        )
-    assert sorted(events) == sorted([(second, 1), (third, 1)])
+        query = "SELECT version, detail FROM fault_events WHERE kind = 'refused' AND policy = ? ORDER BY version"
+        events = wait_until(lambda: database.execute(query, (policy.name,)).fetchall(), "the refusals are stored")
+    assert [version for version, _ in events] == [second, third], events
 
 
 def test_a_canary_splits_new_episodes_and_stores_their_starts(following: GatewayProcess, policy: Policy) -> None:
@@ -327,34 +321,29 @@ def test_hot_swaps_under_load_drop_no_request(following: GatewayProcess, policy:
     }
 
 
-def test_with_mlflow_down_it_serves_on_and_starts_again_as_before(tmp_path: Path) -> None:
-    mlflow = MlflowProcess(tmp_path / "mlflow")
-    policy = Policy(mlflow, tmp_path)
-    gateway = GatewayProcess(tmp_path / "home", MLFLOW_TRACKING_URI=mlflow.url)
+def test_with_mlflow_down_it_serves_on_and_starts_again_as_before(following: GatewayProcess, policy: Policy) -> None:
+    first, second = policy.release(0, "promoted"), policy.release(1)
+    policy.champion(first)
+    loaded(following, policy, second)
+    policy.canary(first, second, 0.5)
+    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    episodes = following.client.start_episodes(policy.name, [None] * 20)
+
+    def answers() -> dict[str, Any]:
+        answer = following.client.act(policy.name, OBSERVATIONS * 20, [one["episode_id"] for one in episodes])
+        return {**answer, "decision_ids": None}
+
+    policy.mlflow.stop()
     try:
-        first, second = policy.release(0, "promoted"), policy.release(1)
-        policy.champion(first)
-        loaded(gateway, policy, second)
-        policy.canary(first, second, 0.5)
-        wait_until(lambda: gateway.client.policy(policy.name)["canary"], "the canary runs")
-        episodes = gateway.client.start_episodes(policy.name, [None] * 20)
-        mlflow.stop()
-        wait_until(lambda: not gateway.client.policy(policy.name)["registry"]["ok"], "the registry is seen to be down")
-
-        def answers() -> Any:
-            return gateway.client.act(policy.name, OBSERVATIONS * 20, [one["episode_id"] for one in episodes])
-
+        wait_until(lambda: not following.client.policy(policy.name)["registry"]["ok"], "the registry is down")
         running = answers()
         assert running["versions"] == [one["version"] for one in episodes]
-        gateway.stop()
-        gateway.start()
-        restarted = answers()
-        assert {**restarted, "decision_ids": None} == {**running, "decision_ids": None}
-        assert gateway.client.policy(policy.name)["canary"]["version"] == second
-        mlflow.start()
-        third = policy.release(0, "promoted")
-        policy.champion(third)
-        shows(gateway, policy, champion=third, canary=None)
+        following.stop()
+        following.start()
+        assert answers() == running
+        assert following.client.policy(policy.name)["canary"]["version"] == second
     finally:
-        gateway.stop()
-        mlflow.stop()
+        policy.mlflow.start()
+    third = policy.release(0, "promoted")
+    policy.champion(third)
+    shows(following, policy, champion=third, canary=None)

@@ -173,9 +173,8 @@ def test_statistics_and_metrics_show_what_happened(served: GatewayProcess, http:
 
     def scraped() -> Any:
         text = http.get("/metrics").text
-        found = re.search(
-            r'rl_inference_total\{arm="champion",policy="cartpole",source="policy",version="7"\} (\S+)', text
-        )
+        labels = 'arm="champion",policy="cartpole",source="policy",version="7"'
+        found = re.search(rf"rl_inference_total\{{{labels}\}} (\S+)", text)
         return text if found and float(found[1]) >= before + 10 else None
 
     text = wait_until(scraped, "the decisions are scraped")
@@ -222,7 +221,7 @@ def test_serving_imports_neither_training_nor_orchestration_nor_registry_librari
         "import sys, bentos.service, bentos.client; from bentos.package import load;"
         f"load({str(tmp_path)!r}).predict([0, 0, 0, 0]);"
         "heavy = {'torch', 'stable_baselines3', 'sb3_contrib', 'mlflow', 'airflow', 'tasks', 'gymnasium'};"
-        "sys.exit(str(sorted(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0))"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
