@@ -74,7 +74,8 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
     onnx.checker.check_model(onnx.load(directory / ONNX), full_check=True)
 
 
-def _torch_policy(module: torch.nn.Module, dtype: str) -> Callable[[Array], Array]:
+def torch_decider(module: torch.nn.Module, dtype: str) -> Callable[[Array], Array]:
+    """The policy in a torch module: raw observations [n, ...] -> env-ready actions [n, ...]."""
     import torch
 
     def decide(observations: Array) -> Array:
@@ -92,8 +93,8 @@ def load_formats(directory: Path, dtype: str) -> dict[str, Callable[[Array], Arr
         warnings.simplefilter("ignore")
         return {
             "onnx": decider(directory / ONNX),
-            "torchscript": _torch_policy(torch.jit.load(str(directory / TORCHSCRIPT)), dtype),
-            "pt2": _torch_policy(torch.export.load(directory / PT2).module(), dtype),
+            "torchscript": torch_decider(torch.jit.load(str(directory / TORCHSCRIPT)), dtype),
+            "pt2": torch_decider(torch.export.load(directory / PT2).module(), dtype),
         }
 
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from tasks import runs
+from tasks import parity, runs
 from tasks.algorithms import algorithm_class
 from tasks.errors import Misconfigured, Rejected
 from tasks.evaluate import evaluate
-from tasks.export import EXPORT, export, export_policy, load_formats
+from tasks.export import EXPORT, Exported, export, export_policy, load_formats, torch_decider
 from tasks.exporters import exporter_for
 from tasks.exporters.base import EnvironmentAction, Normalize
+from tasks.exporters.spaces import describe
 from tasks.graph import open_session
 from tasks.importing import Agent
 from tasks.spec import Params
@@ -71,36 +72,58 @@ def _observations(rows: int = 512, scale: float = 2.0) -> Array:
     return np.random.default_rng(3).normal(scale=scale, size=(rows, 5)).astype(np.float32)
 
 
+def _graph_proof(agent: Agent, observations: Array, raw_space: spaces.Space[Any] | None = None) -> dict[str, Any]:
+    """The proof for the graph itself and its TorchScript; a full export of every case would take minutes."""
+    exporter = exporter_for(agent, raw_space)
+    graph, dtype = exporter.graph(), exporter.inputs[0].dtype
+    traced = torch.jit.trace(graph, (exporter.dummy(3),), check_trace=False)
+    formats = {"graph": torch_decider(graph, dtype), "torchscript": torch_decider(traced, dtype)}
+    return parity.prove(describe(agent.model.action_space), agent.predict, formats, observations.astype(dtype))
+
+
 @pytest.mark.parametrize(
     ("algorithm", "action_space", "arguments"),
     [
-        ("ppo", spaces.Discrete(4), {}),
-        ("ppo", ASYMMETRIC, {}),
         ("ppo", spaces.MultiDiscrete([3, 2, 4]), {}),
         ("ppo", spaces.MultiBinary(3), {}),
         ("ppo", ASYMMETRIC, {"use_sde": True}),
         ("ppo", ASYMMETRIC, {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
         ("a2c", spaces.Discrete(4), {"policy_kwargs": {"net_arch": {"pi": [16], "vf": [8, 8]}}}),
         ("trpo", ASYMMETRIC, {"policy_kwargs": {"share_features_extractor": False}}),
-        ("sac", ASYMMETRIC, {"buffer_size": 1}),
         ("sac", ASYMMETRIC, {"buffer_size": 1, "use_sde": True}),
         ("tqc", ASYMMETRIC, {"buffer_size": 1}),
         ("crossq", ASYMMETRIC, {"buffer_size": 1}),
         ("td3", ASYMMETRIC, {"buffer_size": 1}),
         ("ddpg", ASYMMETRIC, {"buffer_size": 1}),
         ("dqn", spaces.Discrete(4), {"buffer_size": 1}),
-        ("qrdqn", spaces.Discrete(4), {"buffer_size": 1, "policy_kwargs": {"n_quantiles": 7}}),
         ("ars", spaces.Discrete(4), {}),
         ("ars", ASYMMETRIC, {}),
+    ],
+)
+def test_the_graph_of_every_family_acts_as_predict_does(
+    algorithm: str, action_space: spaces.Space[Any], arguments: dict[str, Any]
+) -> None:
+    proof = _graph_proof(_agent(algorithm, action_space, **arguments), _observations())
+    assert proof["equal"], proof
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "action_space", "arguments"),
+    [
+        ("ppo", ASYMMETRIC, {}),
+        ("sac", ASYMMETRIC, {"buffer_size": 1}),
+        ("qrdqn", spaces.Discrete(4), {"buffer_size": 1, "policy_kwargs": {"n_quantiles": 7}}),
     ],
 )
 def test_every_format_acts_as_predict_does(
     algorithm: str, action_space: spaces.Space[Any], arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    exported = export_policy(_agent(algorithm, action_space, **arguments), _observations(), tmp_path)
+    statistics = (np.full(5, 1.0), np.full(5, 4.0))
+    agent = _agent(algorithm, action_space, statistics=statistics, **arguments)
+    exported = export_policy(agent, _observations(), tmp_path)
     assert exported.parity["equal"], exported.parity
     assert set(exported.parity["formats"]) == {"onnx", "torchscript", "pt2"}
-    assert [output.name for output in exported.outputs][:2] == ["action", "finite"]
+    assert set(exported.parity["formats"]["onnx"]) == {"1", "2", "7", "64"}
     assert exported.outputs[0].shape == action_space.shape
     assert not list(tmp_path.glob("*.data"))
 
@@ -115,30 +138,28 @@ def test_every_format_acts_as_predict_does(
         (spaces.Box(-1, 1, (2, 3), np.float32), np.random.default_rng(0).normal(size=(64, 2, 3)).astype(np.float32)),
     ],
 )
-def test_observations_are_preprocessed_in_the_graph(
-    observation_space: spaces.Space[Any], observations: Array, tmp_path: Path
-) -> None:
-    exported = export_policy(_agent("ppo", spaces.Discrete(3), observation_space), observations, tmp_path)
-    assert exported.parity["equal"], exported.parity
-    assert exported.inputs[0].shape == observation_space.shape
-    expected = "float32" if observation_space.dtype == np.float64 else str(observation_space.dtype)
-    assert exported.inputs[0].dtype == expected
+def test_observations_are_preprocessed_in_the_graph(observation_space: spaces.Space[Any], observations: Array) -> None:
+    agent = _agent("ppo", spaces.Discrete(3), observation_space)
+    proof = _graph_proof(agent, observations)
+    assert proof["equal"], proof
+    tensor = exporter_for(agent).inputs[0]
+    assert tensor.shape == observation_space.shape
+    assert tensor.dtype == ("float32" if observation_space.dtype == np.float64 else str(observation_space.dtype))
 
 
-def test_images_are_scaled_and_transposed_in_the_graph(tmp_path: Path) -> None:
+def test_images_are_scaled_and_transposed_in_the_graph() -> None:
     seen = spaces.Box(0, 255, (36, 40, 3), np.uint8)
     agent = _agent("ppo", spaces.Discrete(3), spaces.Box(0, 255, (3, 36, 40), np.uint8), policy="CnnPolicy")
     images = np.random.default_rng(0).integers(0, 256, (8, 36, 40, 3), dtype=np.uint8)
-    exported = export_policy(agent, images, tmp_path, raw_space=seen)
-    assert exported.parity["equal"]
-    assert exported.inputs[0].shape == (36, 40, 3)
+    assert _graph_proof(agent, images, seen)["equal"]
+    assert exporter_for(agent, seen).inputs[0].shape == (36, 40, 3)
 
 
-def test_large_offsets_are_normalized_without_losing_the_signal(tmp_path: Path) -> None:
+def test_large_offsets_are_normalized_without_losing_the_signal() -> None:
     mean, variance = np.full(5, 1e6), np.full(5, 1.0)
     agent = _agent("sac", ASYMMETRIC, statistics=(mean, variance), buffer_size=1)
     observations = (mean + _observations()).astype(np.float32)
-    assert export_policy(agent, observations, tmp_path).parity["equal"]
+    assert _graph_proof(agent, observations)["equal"]
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
@@ -166,32 +187,42 @@ def test_distribution_parameters_and_values_are_those_of_sb3(algorithm: str, tmp
     assert np.allclose(found["log_prob"], log_prob.numpy(), atol=1e-3)
 
 
-def test_nan_and_infinity_raise_the_flag_of_their_own_row_only(tmp_path: Path) -> None:
-    export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), tmp_path)
+@pytest.fixture(scope="module")
+def discrete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
+    """An exported PPO policy of three discrete actions."""
+    directory = tmp_path_factory.mktemp("discrete")
+    return directory, export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), directory)
+
+
+def test_nan_and_infinity_raise_the_flag_of_their_own_row_only(discrete: tuple[Path, Exported]) -> None:
     observations = _observations(5)
     observations[1, 2], observations[3, 0], observations[4, 4] = np.nan, np.inf, -np.inf
-    finite = open_session(tmp_path / "policy.onnx").run(["finite"], {"observation": observations})[0]
+    finite = open_session(discrete[0] / "policy.onnx").run(["finite"], {"observation": observations})[0]
     assert finite.tolist() == [True, False, True, False, False]
 
 
-def test_the_onnx_file_is_checked_and_names_a_dynamic_batch(tmp_path: Path) -> None:
-    exported = export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), tmp_path)
-    model = onnx.load(tmp_path / "policy.onnx")
+def test_the_onnx_file_has_a_dynamic_batch_and_says_its_outputs(discrete: tuple[Path, Exported]) -> None:
+    directory, exported = discrete
+    model = onnx.load(directory / "policy.onnx")
     assert {entry.version for entry in model.opset_import if not entry.domain} == {exported.opset}
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    assert [tensor.name for tensor in exported.outputs] == ["action", "finite", "logits", "log_prob", "value"]
+    assert {tensor.name: (tensor.dtype, tensor.shape) for tensor in exported.outputs} == {
+        "action": ("int64", ()),
+        "finite": ("bool", ()),
+        "logits": ("float32", (3,)),
+        "log_prob": ("float32", ()),
+        "value": ("float32", ()),
+    }
 
 
 @pytest.mark.parametrize("trap", ["clip", "unscale", "normalize"])
-def test_the_proof_fails_when_a_step_of_predict_is_left_out(
-    trap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_proof_fails_when_a_step_of_predict_is_left_out(trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = (np.full(5, 3.0), np.full(5, 4.0)) if trap == "normalize" else None
     algorithm, arguments = ("sac", {"buffer_size": 1}) if trap == "unscale" else ("ppo", {})
     agent = _agent(algorithm, ASYMMETRIC, statistics=statistics, **arguments)
     broken = Normalize if trap == "normalize" else EnvironmentAction
     monkeypatch.setattr(broken, "forward", lambda _self, value: value)
-    assert export_policy(agent, _observations(), tmp_path).parity["equal"] is False
+    assert _graph_proof(agent, _observations())["equal"] is False
 
 
 @pytest.mark.parametrize(
