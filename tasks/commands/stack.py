@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def up(
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for all components to be healthy.")] = 180,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for all components to be healthy.")] = 300,
     as_json: Json = False,
 ) -> None:
     """Start the embedded stack: Airflow, MLflow and the gateway. Returns when everything is healthy."""

@@ -132,7 +132,7 @@ def _start_supervisor(wanted: list[Component]) -> None:
             control.start(component.name)
 
 
-def up(timeout: float = 180, progress: Progress = _quiet) -> Running:
+def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
     """Start what does not run and return when every component is healthy. A stack that is up already is success.
 
     Raises StackError: a taken port, a component that does not stay up or is not healthy within `timeout` seconds.
