@@ -255,12 +255,13 @@ class Follower:
         picture = self._pictures[policy]
         asked = plan(picture)
         loaded = self._loaded.get(policy, {})
+        fitting = _fitting(picture, loaded)
         old = self._routes.get(policy)
-        champion = self._champion(policy, asked, loaded, old)
+        champion = self._champion(policy, asked, fitting, old)
         self._drain(policy, asked, loaded, champion)
         canary, problem = asked.canary, asked.problem
         if canary is not None:
-            challenger = loaded.get(canary.version)
+            challenger = fitting.get(canary.version)
             if challenger is None or (champion.name if champion else None) != canary.champion:
                 canary = None
             elif champion is not None and not _same_interface(champion, challenger):
@@ -291,16 +292,16 @@ class Follower:
                 versions={name: one["status"] for name, one in route.shown.items()},
             )
 
-    def _champion(self, policy: str, asked: Plan, loaded: dict[str, Version], old: Route | None) -> Version | None:
+    def _champion(self, policy: str, asked: Plan, fitting: dict[str, Version], old: Route | None) -> Version | None:
         """The champion to route: the registry's, or the last good one for as long as that cannot answer."""
         if asked.champion is None:
             self._serving.pop(policy, None)
             return None
-        champion = None if asked.champion in asked.refused else loaded.get(asked.champion)
+        champion = None if asked.champion in asked.refused else fitting.get(asked.champion)
         if champion is None and old is not None:
             champion = old.champion
         if champion is None and policy in self._serving:
-            champion = loaded.get(self._serving[policy][0])
+            champion = self._loaded.get(policy, {}).get(self._serving[policy][0])
         if champion is not None:
             self._serving[policy] = (champion.name, champion.package_sha256)
         return champion
@@ -340,11 +341,12 @@ class Follower:
     def _shown(self, picture: Picture, asked: Plan, problem: str | None) -> dict[str, dict[str, Any]]:
         shown: dict[str, dict[str, Any]] = {}
         loaded = self._loaded.get(picture.policy, {})
+        fitting = _fitting(picture, loaded)
         for name in sorted({*asked.wanted, *asked.refused, *loaded}, key=_number):
             digest = _digest(picture, name)
             reason = self._reasons.get((picture.policy, name, digest))
             entry: dict[str, Any] = {"status": "loading", "package_sha256": digest}
-            if name in loaded and name not in asked.refused:
+            if name in fitting and name not in asked.refused:
                 entry = {"status": "ready", "package_sha256": loaded[name].package_sha256}
             elif reason is not None:
                 entry = {"status": "refused", "package_sha256": digest, "reason": reason[0]}
@@ -388,6 +390,15 @@ def _retire(version: Version) -> None:
 
 def _digest(picture: Picture, version: str) -> str:
     return picture.versions.get(version, {}).get("package_sha256", "")
+
+
+def _fitting(picture: Picture, loaded: dict[str, Version]) -> dict[str, Version]:
+    """The loaded versions whose package is the one that the registry names now (drained ones it no longer tells of)."""
+    return {
+        name: version
+        for name, version in loaded.items()
+        if name not in picture.versions or version.package_sha256 == _digest(picture, name)
+    }
 
 
 def _number(version: str) -> tuple[int, str]:

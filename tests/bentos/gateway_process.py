@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ADMIN_TOKEN = "a-test-token"
 EPISODE_KEY = "a-test-key"
 PATIENCE_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 def free_port() -> int:
@@ -74,7 +75,11 @@ class GatewayProcess:
                 stderr=subprocess.STDOUT,
             )
         self.client = GatewayClient(self.url, ADMIN_TOKEN)
-        wait_until(self._ready, f"ready; its log ends with {self.log.read_text()[-2000:]}")
+        try:
+            wait_until(self._ready, f"the gateway is ready; its log is {self.log}", START_SECONDS)
+        except BaseException:
+            self.kill()
+            raise
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, f"the gateway ended:\n{self.log.read_text()[-4000:]}"
@@ -97,6 +102,8 @@ class GatewayProcess:
 
     def kill(self) -> None:
         """SIGKILL the server and its workers."""
+        if self.process.poll() is not None:
+            return
         family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         for member in family:
             if member.is_running():
@@ -126,7 +133,11 @@ class MlflowProcess:
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.home / "mlflow.log").open("ab") as output:
             self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        wait_until(self._healthy, "MLflow answers", 120)
+        try:
+            wait_until(self._healthy, "MLflow answers", START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
 
     def _healthy(self) -> bool:
         try:

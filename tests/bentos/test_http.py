@@ -159,28 +159,32 @@ def test_outcomes_are_refused_while_the_store_is_down_and_decisions_go_on(
 
 
 def test_statistics_and_metrics_show_what_happened(served: GatewayProcess, http: httpx.Client) -> None:
-    before = served.client.policy("cartpole")["statistics"]["total_inferences"]
-    served.client.act("cartpole", [[0.0, 0.0, 0.0, 1.0]] * 10)
-    http.post(f"{P}/act", json={"observation": [0.0]})
-
-    def shown() -> Any:
-        statistics = served.client.policy("cartpole")["statistics"]
-        return statistics if statistics["total_inferences"] >= before + 10 else None
-
-    statistics = wait_until(shown, "the decisions are counted")
-    assert set(statistics["action_distribution"]) <= {"0", "1"}
-    assert statistics["avg_latency_ms"] > 0
-
-    def scraped() -> Any:
+    def counted() -> tuple[int, float]:
         text = http.get("/metrics").text
         labels = 'arm="champion",policy="cartpole",source="policy",version="7"'
         found = re.search(rf"rl_inference_total\{{{labels}\}} (\S+)", text)
-        return text if found and float(found[1]) >= before + 10 else None
+        return served.client.policy("cartpole")["statistics"]["total_inferences"], float(found[1]) if found else 0.0
 
-    text = wait_until(scraped, "the decisions are scraped")
+    def still() -> Any:
+        first = counted()
+        time.sleep(2.5)
+        return first if counted() == first else None
+
+    shown, scraped = wait_until(still, "earlier decisions are all counted")
+    served.client.act("cartpole", [[0.0, 0.0, 0.0, 1.0]] * 10)
+    http.post(f"{P}/act", json={"observation": [0.0]})
+    wait_until(lambda: counted() == (shown + 10, scraped + 10), "the decisions are shown and scraped")
+    statistics = served.client.policy("cartpole")["statistics"]
+    assert set(statistics["action_distribution"]) <= {"0", "1"}
+    assert statistics["avg_latency_ms"] > 0
+
+    def refused() -> str | None:
+        text = http.get("/metrics").text
+        return text if 'reason="shape"' in text else None
+
+    text = wait_until(refused, "the refusal is scraped")
     for name in ("rl_inference_latency_seconds_bucket", "rl_action_total", "rl_batch_size_bucket", "rl_breaker_open"):
         assert f"{name}{{" in text
-    assert 'reason="shape"' in text
 
 
 def test_health_readiness_and_bentomls_own_routes_stand_beside_the_hot_ones(http: httpx.Client) -> None:
