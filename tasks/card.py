@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import canary, plots
-from tasks.card_text import Evidence, description, full
+from tasks.card_text import Evidence, description, full, overview
 from tasks.checklist.types import PHASES, Checklist
 from tasks.evidence import units
 from tasks.registry import Registry
@@ -17,7 +17,7 @@ from tasks.runs import Release, client
 
 
 def update(release: Release, version: str) -> str:
-    """Draw what is new, write card/card.md and the version's description, and return the description."""
+    """Draw what is new, write card/card.md, the version's description and the model's; returns the version's."""
     evidence = gather(release, version)
     arms = returns_by_arm(release) if evidence.canary else {}
     with release.scratch() as scratch:
@@ -29,6 +29,9 @@ def update(release: Release, version: str) -> str:
         release.put_directory(folder, "card")
     text = description(evidence)
     client().update_model_version(release.policy, version, text)
+    with Registry() as registry:
+        model, versions = registry.model(release.policy), registry.versions(release.policy)
+    client().update_registered_model(release.policy, overview(release.spec, versions, model.aliases if model else {}))
     return text
 
 

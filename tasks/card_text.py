@@ -11,19 +11,21 @@ from typing import Any
 
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
+from tasks.registry import Version
 from tasks.spec import PolicySpec
 
 LIMIT = 5_000
 """Most characters MLflow takes as a description."""
+OVERVIEW_VERSIONS = 20
 PICTURES = ("canary", "return_distribution", "learning_curve", "latency", "action_distribution")
 HEADLINES = {
-    "candidate": "candidate, not yet approved",
-    "approved": "approved for a canary",
-    "rejected": "rejected before it served anyone",
-    "promoted": "promoted to champion",
-    "rolled_back": "rolled back",
-    "inconclusive": "inconclusive, the champion stayed",
-    "aborted": "aborted",
+    "candidate": "Candidate, not yet approved",
+    "approved": "Approved for a canary",
+    "rejected": "Rejected before it served anyone",
+    "promoted": "Promoted to champion",
+    "rolled_back": "Rolled back",
+    "inconclusive": "Inconclusive, the champion stayed",
+    "aborted": "Aborted",
 }
 
 
@@ -61,6 +63,28 @@ def description(evidence: Evidence) -> str:
         if len(text) <= LIMIT:
             return text
     return text[: LIMIT - 1] + "…"
+
+
+def overview(spec: PolicySpec, versions: Sequence[Version], aliases: Mapping[str, str]) -> str:
+    """The registered model's description: what its aliases mean, and how each version ended, the newest first."""
+    roles: dict[str, list[str]] = {}
+    for alias, version in sorted(aliases.items()):
+        roles.setdefault(version, []).append(alias)
+    rows = [
+        [
+            item.version,
+            ", ".join(roles.get(item.version, [])),
+            item.tags.get("validation_status", ""),
+            _brief(item.tags.get("reason", "").replace("|", "\\|"), 110),
+        ]
+        for item in sorted(versions, key=lambda item: int(item.version), reverse=True)[:OVERVIEW_VERSIONS]
+    ]
+    intro = (
+        f"{spec.train.algorithm.upper()} policy for {spec.environment.id}, released by Airlock. `champion` is what "
+        "serves, `previous` is where a rollback goes, `challenger` is in its canary. A version's card is its "
+        "description, its evidence is in its source run."
+    )
+    return _spread(f"{intro}\n\n{_table(['version', 'alias', 'status', 'why'], rows)}")
 
 
 def _spread(text: str) -> str:
@@ -101,9 +125,9 @@ def _compose(evidence: Evidence, reason_limit: int, pictures: bool) -> str:
 def _headline(evidence: Evidence) -> str:
     status = evidence.tags.get("validation_status", "candidate")
     spec, evaluation, canary = evidence.spec, evidence.evaluation, evidence.canary
-    lines = [f"## {evidence.policy} version {evidence.version}: {HEADLINES.get(status, status)}", ""]
+    lines = [f"## {HEADLINES.get(status, status)}: {evidence.policy} version {evidence.version}", ""]
     reason = evidence.tags.get("reason", "")
-    if reason and reason != canary.get("reason"):
+    if reason and reason != canary.get("reason") and status not in ("candidate", "approved"):
         lines += [f"**{reason}**", ""]
     if evaluation:
         lines.append(
@@ -188,17 +212,21 @@ def _variants(evidence: Evidence, reason_limit: int) -> str:
         rows.append(
             [
                 f"**{variant}**" if variant == shipped else variant,
-                f"{one.get('p50_us', 0):.0f} / {one.get('p99_us', 0):.0f}",
-                f"{many.get('p50_us', 0):.0f} / {many.get('p99_us', 0):.0f}",
+                _latencies(one),
+                _latencies(many),
                 f"{row.get('peak_rss_mb', 0):.0f}",
                 f"{row.get('size_bytes', 0) / 1000:.1f}",
                 f"{kept['agreement']:.2%}" if "agreement" in kept else "",
                 f"{kept['return_difference']['mean']:+.1f}" if kept.get("return_difference") else "",
-                _decision(decisions.get(variant, {}), variant == shipped, reason_limit or 64),
+                _decision(decisions.get(variant, {}), variant == shipped, min(reason_limit or 48, 48)),
             ]
         )
-    header = ["variant", "p50/p99 µs, 1 row", f"{batch} rows", "peak MB", "kB", "equal actions", "return", "decision"]
-    return "### Variants\n\n" + _table(header, rows)
+    header = ["variant", "1 row, µs", f"{batch} rows, µs", "peak MB", "kB", "equal actions", "return", "decision"]
+    return "### Variants (latency p50 / p99)\n\n" + _table(header, rows)
+
+
+def _latencies(row: Mapping[str, float]) -> str:
+    return f"{row.get('p50_us', 0):.0f}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{row.get('p99_us', 0):.0f}"
 
 
 def _decision(row: Mapping[str, Any], ships: bool, limit: int) -> str:

@@ -91,19 +91,12 @@ def _logged_model(mlflow: MlflowClient, release: Release, graph: Path, manifest:
 def _registered_model(mlflow: MlflowClient, release: Release) -> None:
     from mlflow.exceptions import MlflowException
 
-    spec = release.spec
-    description = (
-        f"{spec.train.algorithm.upper()} policy for {spec.environment.id}, released by Airlock. Alias `champion` is "
-        "what serves, `previous` is where a rollback goes, `challenger` is in its canary. Each version carries its "
-        "model card in its description and its evidence in its source run."
-    )
     try:
-        mlflow.create_registered_model(release.policy, tags={"airlock": "policy"}, description=description)
+        mlflow.create_registered_model(release.policy, tags={"airlock": "policy"})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         mlflow.set_registered_model_tag(release.policy, "airlock", "policy")
-        mlflow.update_registered_model(release.policy, description)
 
 
 def _version(mlflow: MlflowClient, release: Release, model_id: str, package_sha256: str, git_sha: str) -> str:

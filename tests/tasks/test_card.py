@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.card_text import LIMIT, Evidence, description, full
+from tasks.card_text import LIMIT, Evidence, description, full, overview
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Checklist, Finding, Phase
+from tasks.registry import Version
 from tasks.spec import load
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -69,9 +70,9 @@ def _evidence(**changes: Any) -> Evidence:
 
 
 def test_the_first_line_says_how_it_ended() -> None:
-    assert description(_evidence()).startswith("## cartpole version 3: promoted to champion\n")
+    assert description(_evidence()).startswith("## Promoted to champion: cartpole version 3\n")
     rolled_back = _evidence(tags={"validation_status": "rolled_back", "reason": "worse by 20"})
-    assert description(rolled_back).startswith("## cartpole version 3: rolled back\n\n**worse by 20**")
+    assert description(rolled_back).startswith("## Rolled back: cartpole version 3\n\n**worse by 20**")
 
 
 def test_the_numbers_a_reviewer_needs_are_there() -> None:
@@ -129,7 +130,7 @@ def test_it_fits_mlflow_however_long_the_reasons(length: int) -> None:
 def test_a_card_of_a_release_that_just_began_says_what_there_is() -> None:
     bare = Evidence("cartpole", "1", "manual__1", RUN, load("cartpole"))
     text = description(bare)
-    assert "candidate" in text
+    assert "Candidate" in text
     assert "seed 7" in text
     assert "Canary" not in text
 
@@ -137,3 +138,21 @@ def test_a_card_of_a_release_that_just_began_says_what_there_is() -> None:
 def test_the_full_card_keeps_whole_reasons() -> None:
     reason = "because " * 30
     assert reason.strip() in full(_evidence(checklists=(_checklist("pre_deployment", reason),)))
+
+
+def test_the_models_page_lists_how_each_version_ended_the_newest_first() -> None:
+    ends = {"1": ("promoted", "good enough"), "2": ("promoted", "better"), "10": ("rolled_back", "worse | by 20")}
+    versions = [
+        Version(name, RUN, {"validation_status": status, "reason": reason}) for name, (status, reason) in ends.items()
+    ]
+    rows = overview(load("cartpole"), versions, {"champion": "2", "previous": "1"}).splitlines()[-3:]
+    assert [row.split("|")[1].strip().removesuffix("&emsp;") for row in rows] == ["10", "2", "1"]
+    assert "rolled_back" in rows[0]
+    assert "worse \\| by 20" in rows[0]
+    assert "champion" in rows[1]
+    assert "previous" in rows[2]
+
+
+def test_the_models_page_fits_however_many_versions_there_are() -> None:
+    versions = [Version(str(n), RUN, {"validation_status": "promoted", "reason": "because " * 50}) for n in range(300)]
+    assert len(overview(load("cartpole"), versions, {})) <= LIMIT

@@ -37,7 +37,8 @@ def test_a_candidate_becomes_one_tagged_version_of_an_onnx_model(release: Releas
     assert client().get_registered_model(release.policy).tags["airlock"] == "policy"
     assert client().get_run(release.run_id).info.status == "RUNNING"
 
-    assert version.description.startswith(f"## {release.policy} version 1: candidate")
+    assert version.description.startswith(f"## Candidate, not yet approved: {release.policy} version 1")
+    assert "released by Airlock" in client().get_registered_model(release.policy).description
     cards = {item.path for item in client().list_artifacts(release.run_id, "card")}
     assert cards >= {"card/card.md", "card/learning_curve.png", "card/latency.png", "card/return_distribution.png"}
 

@@ -1,4 +1,4 @@
-"""The post-deployment checklist on a live gateway: drill and alert for real, and back to the champion before on a fail."""
+"""The post-deployment checklist on a live gateway: drill and alert for real; a fail restores the champion before."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_first_release_passes_with_a_drill_to_the_fallback_and_a_degraded_seco
     assert state["versions"]["2"]["check.rollback_tested"] == "pass"
     drill = {check["id"]: check for check in second.get_json("checklist/post_deployment.json")["checks"]}
     assert drill["rollback_tested"]["evidence"]["to"] == "1"
-    assert "rolled back" in client().get_model_version(policy, "2").description
+    assert client().get_model_version(policy, "2").description.startswith("## Rolled back")
     wait_until(
         lambda: httpx.get(f"{gateway.url}/v1/policies/{policy}").json()["champion"] == "1", "the gateway went back"
     )
