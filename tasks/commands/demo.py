@@ -34,7 +34,7 @@ def demo(as_json: Json = False) -> None:
         from rich.live import Live
 
         with Live(console=console, refresh_per_second=4, transient=False) as live:
-            document = run(_Board(live).follower())
+            document = run(Board(live).follower())
     else:
         document = run(_lines(console))
     emit(document, as_json, lambda out: _summary(out, document))
@@ -42,7 +42,7 @@ def demo(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-class _Board:
+class Board:
     """A table of stages by releases that is drawn again whenever something moves."""
 
     def __init__(self, live: Live) -> None:
