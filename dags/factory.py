@@ -63,7 +63,7 @@ def release_dag(spec: PolicySpec) -> DAG:
             )
             before >> approval
         with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
-            canary = CanaryOperator(task_id="verdict")
+            canary = CanaryOperator(task_id="verdict", retries=10)
             users = StageOperator(task_id="simulated_users", stage="tasks.simulated_users:simulate", retries=0)
         with TaskGroup(
             "post_deployment", tooltip="The checklist on the new champion; failing restores the previous one"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 from bentos import home
 from tasks.runs import Release
 
 TRAFFIC = "canary/traffic.json"
+PROGRESS_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 def simulate(release: Release) -> dict[str, Any]:
@@ -20,8 +25,21 @@ def simulate(release: Release) -> dict[str, Any]:
         return {"users": 0}
     from tasks.traffic import play
 
+    spoken = time.monotonic()
+
+    def progress(seen: dict[str, Any]) -> None:
+        nonlocal spoken
+        if time.monotonic() - spoken >= PROGRESS_SECONDS:
+            spoken = time.monotonic()
+            log.info("%d episodes, %d decisions, %d failures", seen["episodes"], seen["decisions"], seen["failures"])
+
     result = play(
-        release.policy, home.gateway_url(), concurrency=users, until_canary_ends=True, seed=release.spec.train.seed
+        release.policy,
+        home.gateway_url(),
+        concurrency=users,
+        until_canary_ends=True,
+        seed=release.spec.train.seed,
+        on_progress=progress,
     )
     release.put_json(TRAFFIC, result)
     return {"users": users, **{key: result[key] for key in ("requests", "decisions", "failures") if key in result}}

@@ -22,15 +22,19 @@ log = logging.getLogger(__name__)
 class CanaryTrigger(BaseTrigger):
     """Looks at a running canary every `poll_seconds` and fires when there is something to do.
 
-    It reads stored rows only, so two triggerers may run it at once; the resumed task acts.
+    It reads stored rows only, so two triggerers may run it at once; the resumed task acts. It keeps quiet for
+    `quiet_seconds` at first: a deferral whose trigger fires before the scheduler has booked it fails the task.
     """
 
-    def __init__(self, policy: str, generation: str, plan: dict[str, Any], poll_seconds: float) -> None:
+    def __init__(
+        self, policy: str, generation: str, plan: dict[str, Any], poll_seconds: float, quiet_seconds: float
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.generation = generation
         self.plan = plan
         self.poll_seconds = poll_seconds
+        self.quiet_seconds = quiet_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, for the triggerer."""
@@ -41,24 +45,30 @@ class CanaryTrigger(BaseTrigger):
                 "generation": self.generation,
                 "plan": self.plan,
                 "poll_seconds": self.poll_seconds,
+                "quiet_seconds": self.quiet_seconds,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: the judgement that asks for a step or ends the canary. A failed look is tried again."""
-        from tasks import canary
-
+        await asyncio.sleep(self.quiet_seconds)
         while True:
-            await asyncio.sleep(self.poll_seconds)
             try:
-                judgement = await asyncio.to_thread(canary.look, self.policy, self.generation, self.plan)
+                judgement = await asyncio.to_thread(_look, self.policy, self.generation, self.plan)
             except Exception:
                 log.exception("canary %s of %s: the look failed; trying again", self.generation, self.policy)
-                continue
-            log.info("canary %s of %s: %s", self.generation, self.policy, judgement["reason"])
-            if judgement["verdict"] != "continue" or judgement["advance"]:
-                yield TriggerEvent(judgement)
-                return
+            else:
+                log.info("canary %s of %s: %s", self.generation, self.policy, judgement["reason"])
+                if judgement["verdict"] != "continue" or judgement["advance"]:
+                    yield TriggerEvent(judgement)
+                    return
+            await asyncio.sleep(self.poll_seconds)
+
+
+def _look(policy: str, generation: str, plan: dict[str, Any]) -> dict[str, Any]:
+    from tasks import canary  # in the thread: importing it must not block the triggerer's loop
+
+    return canary.look(policy, generation, plan)
 
 
 class CanaryOperator(BaseOperator):
@@ -69,9 +79,10 @@ class CanaryOperator(BaseOperator):
 
     operator_extra_links = LINKS
 
-    def __init__(self, *, poll_seconds: float = 2.0, **kwargs: Any) -> None:
+    def __init__(self, *, poll_seconds: float = 2.0, quiet_seconds: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.poll_seconds = poll_seconds
+        self.quiet_seconds = quiet_seconds
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start (or take up) the canary and wait."""
@@ -102,6 +113,8 @@ class CanaryOperator(BaseOperator):
 
         plan = canary.plan(release)
         self.defer(
-            trigger=CanaryTrigger(release.policy, plan.generation, plan.to_json(), self.poll_seconds),
+            trigger=CanaryTrigger(
+                release.policy, plan.generation, plan.to_json(), self.poll_seconds, self.quiet_seconds
+            ),
             method_name="resume",
         )

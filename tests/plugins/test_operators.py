@@ -166,7 +166,7 @@ def test_the_trigger_fires_only_when_there_is_something_to_do(monkeypatch: pytes
     monkeypatch.setattr(canary, "look", look)
 
     async def first() -> Any:
-        return await anext(CanaryTrigger("cartpole", "g1", {}, poll_seconds=0.001).run())
+        return await anext(CanaryTrigger("cartpole", "g1", {}, poll_seconds=0.001, quiet_seconds=0.001).run())
 
     assert asyncio.run(first()).payload == PROMOTE
     assert looks == ["g1"] * 4
