@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from bentos import home
@@ -27,7 +28,7 @@ def simulate(release: Release) -> dict[str, Any]:
 
     spoken = time.monotonic()
 
-    def progress(seen: dict[str, Any]) -> None:
+    def progress(seen: Mapping[str, Any]) -> None:
         nonlocal spoken
         if time.monotonic() - spoken >= PROGRESS_SECONDS:
             spoken = time.monotonic()

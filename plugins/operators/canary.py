@@ -114,7 +114,7 @@ class CanaryOperator(BaseOperator):
         plan = canary.plan(release)
         self.defer(
             trigger=CanaryTrigger(
-                release.policy, plan.generation, plan.to_json(), self.poll_seconds, self.quiet_seconds
+                release.policy, plan.generation, plan.document(), self.poll_seconds, self.quiet_seconds
             ),
             method_name="resume",
         )

@@ -118,7 +118,7 @@ def test_post_deployment_runs_only_after_a_promotion(opened: list[Params]) -> No
 @pytest.fixture
 def control(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    plan = SimpleNamespace(generation="g1", to_json=lambda: {"alpha": 0.05})
+    plan = SimpleNamespace(generation="g1", document=lambda: {"alpha": 0.05})
     monkeypatch.setattr(canary, "plan", lambda release: plan)
     monkeypatch.setattr(canary, "start", lambda release: calls.append("start"))
     monkeypatch.setattr(canary, "advance", lambda release: calls.append("advance"))
