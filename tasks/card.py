@@ -30,8 +30,8 @@ def update(release: Release, version: str) -> str:
     text = description(evidence)
     client().update_model_version(release.policy, version, text)
     with Registry() as registry:
-        model, versions = registry.model(release.policy), registry.versions(release.policy)
-    client().update_registered_model(release.policy, overview(release.spec, versions, model.aliases if model else {}))
+        versions = registry.versions(release.policy)
+    client().update_registered_model(release.policy, overview(release.spec, versions))
     return text
 
 

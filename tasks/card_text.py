@@ -65,15 +65,14 @@ def description(evidence: Evidence) -> str:
     return text[: LIMIT - 1] + "…"
 
 
-def overview(spec: PolicySpec, versions: Sequence[Version], aliases: Mapping[str, str]) -> str:
-    """The registered model's description: what its aliases mean, and how each version ended, the newest first."""
-    roles: dict[str, list[str]] = {}
-    for alias, version in sorted(aliases.items()):
-        roles.setdefault(version, []).append(alias)
+def overview(spec: PolicySpec, versions: Sequence[Version]) -> str:
+    """The registered model's description: what its aliases mean, and how each release ended, the newest first.
+
+    Who has which alias is left to the page itself: a rollback moves aliases without a release.
+    """
     rows = [
         [
             item.version,
-            ", ".join(roles.get(item.version, [])),
             item.tags.get("validation_status", ""),
             _brief(item.tags.get("reason", "").replace("|", "\\|"), 110),
         ]
@@ -82,9 +81,9 @@ def overview(spec: PolicySpec, versions: Sequence[Version], aliases: Mapping[str
     intro = (
         f"{spec.train.algorithm.upper()} policy for {spec.environment.id}, released by Airlock. `champion` is what "
         "serves, `previous` is where a rollback goes, `challenger` is in its canary. A version's card is its "
-        "description, its evidence is in its source run."
+        "description, its evidence is in its source run. How the releases ended:"
     )
-    return _spread(f"{intro}\n\n{_table(['version', 'alias', 'status', 'why'], rows)}")
+    return _spread(f"{intro}\n\n{_table(['version', 'status', 'why'], rows)}")
 
 
 def _spread(text: str) -> str:
