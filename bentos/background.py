@@ -27,6 +27,7 @@ from bentos.writer import StoreDown, Writer
 
 _SECOND = 1.0
 _SWEEP_SECONDS = 5.0
+_START_TIMEOUT = 1.5
 
 
 def poll_seconds() -> float:
@@ -59,7 +60,11 @@ class Worker:
         Raises PackageError when the one package cannot be served.
         """
         self._metrics = Metrics()
-        await self._read_database()
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._read_database()
+        except TimeoutError:
+            logs.warning("database slow", detail=f"no answer within {_START_TIMEOUT} s; starting without")
         if package is not None:
             self.core.route(await asyncio.to_thread(single.route, self.core, package))
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import secrets
@@ -55,7 +54,7 @@ class Core:
         self.faults = Faults()
         self.routes: dict[str, Route] = {}
         self._doors: dict[str, Validate] = {}
-        self._decision = itertools.count()
+        self._decisions = 0
         self._decision_prefix = secrets.token_hex(6)
         self.on_breaker: Any = None
 
@@ -291,8 +290,12 @@ class Core:
             raise no_version(self._route(policy).policy)
         return door
 
-    def _decision_id(self) -> str:
-        return f"{self._decision_prefix}{next(self._decision):x}"
+    def _decision_ids(self, size: int) -> list[str]:
+        """Ids that no other decision of any worker has: this worker's random prefix and a count."""
+        first = self._decisions
+        self._decisions = first + size
+        prefix = self._decision_prefix
+        return [f"{prefix}{number:x}" for number in range(first, first + size)]
 
     def _one(self, answer: Answer, states: list[str] | None) -> ActResponse:
         decision = answer.decision
@@ -302,7 +305,7 @@ class Core:
             answer.seats[0].arm,
             decision.sources[0],
             decision.adjusted[0] if decision.adjusted else [],
-            self._decision_id(),
+            self._decision_ids(1)[0],
         )
         if states is not None:
             response.state = states[0]
@@ -317,7 +320,7 @@ class Core:
             [seat.arm for seat in answer.seats],
             decision.sources,
             decision.adjusted or [[]] * size,
-            [self._decision_id() for _ in range(size)],
+            self._decision_ids(size),
         )
         if states is not None:
             response.states = states

@@ -133,6 +133,7 @@ class ActionLabels:
     def __init__(self, manifest: Manifest) -> None:
         space = manifest.action_space
         self._discrete = space.type == "Discrete"
+        self._start = space.start
         self._whole = space.type in ("MultiDiscrete", "MultiBinary")
         self._edges: list[list[float]] = []
         baseline = manifest.baselines.get("actions") or {}
@@ -148,9 +149,12 @@ class ActionLabels:
     def count(self, actions: Array, into: dict[str, int]) -> None:
         """Count a batch of actions [n, ...]."""
         if self._discrete:
-            for action in actions.reshape(-1).tolist():
-                name = str(action)
+            if len(actions) == 1:
+                name = str(actions.item())
                 into[name] = into.get(name, 0) + 1
+            else:
+                counts = np.bincount(actions.reshape(-1) - self._start)
+                _add(into, map(str, range(self._start, self._start + len(counts))), counts.tolist())
             return
         columns = actions.reshape(len(actions), -1)
         for dimension in range(columns.shape[1]):

@@ -280,3 +280,29 @@ def test_acknowledged_outcomes_survive_sigkill(tmp_path: Path) -> None:
         stored = [row[0] for row in database.execute("SELECT episode FROM outcomes")]
     assert set(acknowledged) <= set(stored)
     assert len(stored) == len(set(stored))
+
+
+def test_two_workers_share_a_fresh_store_and_either_shows_all_even_after_one_was_killed(tmp_path: Path) -> None:
+    write_package(tmp_path / "package")
+    gateway = GatewayProcess(tmp_path, AIRLOCK_PACKAGE=str(tmp_path / "package"), AIRLOCK_WORKERS="2")
+    try:
+        wait_until(lambda: len(gateway.workers()) == 2, "both workers are there")
+
+        def ask(times: int) -> None:
+            for _ in range(times):
+                with GatewayClient(gateway.url) as client:  # a connection of its own, to whichever worker
+                    client.act("cartpole", [[0.0, 0.0, 0.0, 1.0]] * 3)
+
+        def counted() -> int:
+            return int(gateway.client.policy("cartpole")["statistics"]["total_inferences"])
+
+        ask(40)
+        wait_until(lambda: [counted() for _ in range(6)] == [120] * 6, "every worker shows all decisions")
+        query = "SELECT sum(json_extract(stats, '$.decisions')) FROM arm_stats"
+        with sqlite3.connect(tmp_path / "airlock.db") as database:
+            wait_until(lambda: database.execute(query).fetchone() == (120,), "the decisions are stored")
+        gateway.workers()[0].send_signal(signal.SIGKILL)
+        ask(20)
+        wait_until(lambda: counted() == 180, "the dead worker's decisions still count")
+    finally:
+        gateway.stop()
