@@ -80,7 +80,7 @@ class GaussianHead(Head):
         mean = self.action_net(latent)
         log_std = self.log_std(latent, mean)
         chosen = torch.tanh(mean) if self.squashed else mean
-        log_prob = log_prob_of_mean(log_std, chosen if self.squashed else None)
+        log_prob = log_prob_of_mean(log_std, mean if self.squashed else None)
         return self.environment_action(chosen), mean, log_std, log_prob
 
 

@@ -55,9 +55,15 @@ def log_std_module(policy: Any, distribution: Any) -> nn.Module:
     return ConstantLogStd(policy.log_std)
 
 
-def log_prob_of_mean(log_std: Tensor, squashed_action: Tensor | None = None) -> Tensor:
-    """Log-density [batch] of a Gaussian at its own mean; of its tanh image when `squashed_action` is given."""
+def log_prob_of_mean(log_std: Tensor, squashed_mean: Tensor | None = None) -> Tensor:
+    """Log-density [batch] of a Gaussian at its own mean; with `squashed_mean`, of its tanh image at tanh(mean).
+
+    SB3 corrects by log(1 − tanh²(x) + ε), which cancels in float32 where tanh saturates. The same 1 − tanh²(x) is
+    computed here as 4e / (1 + e)² with e = exp(−2|x|), which keeps its digits.
+    """
     density = (-log_std - _HALF_LOG_2PI).sum(dim=1)
-    if squashed_action is None:
+    if squashed_mean is None:
         return density
-    return density - torch.log(1.0 - squashed_action**2 + _SQUASH_EPSILON).sum(dim=1)
+    decay = torch.exp(-2.0 * torch.abs(squashed_mean))
+    slope = 4.0 * decay / (1.0 + decay) ** 2
+    return density - torch.log(slope + _SQUASH_EPSILON).sum(dim=1)

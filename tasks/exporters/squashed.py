@@ -33,8 +33,7 @@ class SquashedGaussianNetwork(nn.Module):
         latent = self.latent(self.features(observation))
         mean = self.mean(latent)
         log_std = self.log_std(latent, mean)
-        squashed = torch.tanh(mean)
-        return self.environment_action(squashed), mean, log_std, log_prob_of_mean(log_std, squashed)
+        return self.environment_action(torch.tanh(mean)), mean, log_std, log_prob_of_mean(log_std, mean)
 
 
 class SquashedGaussianExporter(Exporter):
