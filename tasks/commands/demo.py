@@ -135,8 +135,8 @@ def _summary(out: Console, document: dict[str, Any]) -> None:
             "release",
             "version",
             "verdict",
-            "difference of returns",
-            "units",
+            "estimate [bounds]",
+            "challenger / control units",
             "latency p50/p99",
             "checks",
             "seconds",
@@ -148,7 +148,7 @@ def _summary(out: Console, document: dict[str, Any]) -> None:
         difference = release.get("difference") or {}
         bounds = [float(difference[key]) for key in ("estimate", "lower", "upper") if difference.get(key) is not None]
         shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*bounds) if len(bounds) == 3 else "-"
-        units = ", ".join(f"{arm} {count}" for arm, count in (release.get("units") or {}).items())
+        units = " / ".join(str((release.get("units") or {}).get(arm, "-")) for arm in ("challenger", "control"))
         latency = release["traffic"].get("latency_ms") or {}
         times = f"{latency['p50']:.1f} / {latency['p99']:.1f} ms" if latency else "-"
         counts: dict[str, int] = {}
