@@ -61,7 +61,7 @@ PLANS = (
     ),
     Plan(
         "trained longer: must be better",
-        {"timesteps": 50_000, "seed": 7, "objective": "superiority"},
+        {"timesteps": 30_000, "seed": 7, "objective": "superiority"},
         "promote",
     ),
     Plan(

@@ -100,7 +100,7 @@ def _defaults() -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "true",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from bentos import home
 from tasks.policies import sync
 from tasks.stack import ports, processes, supervisor
 from tasks.stack.components import SCHEDULER, Component, components
-from tasks.stack.environment import ADMIN, REPOSITORY, airflow_environment, passwords, passwords_file
+from tasks.stack.database import Preparation
+from tasks.stack.environment import ADMIN, airflow_environment, passwords, passwords_file
 from tasks.stack.errors import StackError
 from tasks.stack.health import Health, check
 
@@ -58,29 +57,6 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **airflow_environment(), "SPT_NOENV": "1"}
 
 
-def _migrate(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    log = (supervisor.logs() / "airflow-migrate.log").open("wb")
-    with log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env=environment,
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def tail(component: str, lines: int = 15) -> str:
-    """The last lines of a component's log."""
-    path = supervisor.logs() / f"{component}.log"
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 16_384))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-
-
 def _await_health(wanted: list[Component], timeout: float, progress: Progress) -> None:
     control = supervisor.Supervisor()
     deadline = time.monotonic() + timeout
@@ -89,7 +65,7 @@ def _await_health(wanted: list[Component], timeout: float, progress: Progress) -
         dead = [name for name, info in states.items() if info["state"] == "FATAL"]
         if dead:
             raise StackError(
-                f"{dead[0]} does not stay up; the end of {supervisor.logs() / (dead[0] + '.log')}:\n{tail(dead[0])}"
+                f"{dead[0]} does not stay up; the end of {supervisor.logs() / (dead[0] + '.log')}:\n{supervisor.tail(dead[0])}"
             )
         started = {c.name: float(states[c.name]["started_at"]) for c in wanted if c.name in states}
         health = check(started)
@@ -102,33 +78,33 @@ def _await_health(wanted: list[Component], timeout: float, progress: Progress) -
             detail = health[late].detail if late in health else "not started"
             raise StackError(
                 f"{late} is not healthy after {timeout:.0f} s ({detail}); "
-                f"the end of {supervisor.logs() / (late + '.log')}:\n{tail(late)}"
+                f"the end of {supervisor.logs() / (late + '.log')}:\n{supervisor.tail(late)}"
             )
         time.sleep(0.5)
 
 
-def _start_supervisor(wanted: list[Component]) -> None:
+def _start(wanted: list[Component], timeout: float) -> None:
     """Start supervisord with MLflow and the gateway, and Airflow as soon as its tables are there."""
     control = supervisor.Supervisor()
-    if control.pid() is None:
+    running = control.pid() is not None
+    if not running:
         _sweep(home.home())
         taken = ports.taken(wanted)
         if taken:
             raise StackError("\n".join(str(port) for port in taken))
-        passwords()
-        sync()
-        environment = _environment()
-        migration = _migrate(environment)
-        try:
+    passwords()
+    sync()
+    environment = _environment()
+    database = Preparation(environment)
+    try:
+        if not running:
             supervisor.launch(wanted, environment)
-            if migration.wait(timeout=300):
-                raise StackError(f"Airflow's database cannot be prepared:\n{tail('airflow-migrate')}")
-        except BaseException:
-            migration.kill()
-            raise
+        database.wait(timeout)
+    finally:
+        database.stop()
     states = control.states()
     for component in wanted:
-        if states.get(component.name, {}).get("state") in ("STOPPED", "EXITED", "FATAL", "BACKOFF"):
+        if states.get(component.name, {}).get("state") in ("STOPPED", "EXITED", "FATAL"):
             control.start(component.name)
 
 
@@ -141,7 +117,7 @@ def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
     wanted = components()
     with _lock():
         already = supervisor.Supervisor().pid() is not None
-        _start_supervisor(wanted)
+        _start(wanted, timeout)
         _await_health(wanted, timeout, progress)
     return Running(
         airflow=home.airflow_url(),

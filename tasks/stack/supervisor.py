@@ -38,6 +38,16 @@ def logs() -> Path:
     return path
 
 
+def tail(component: str, lines: int = 15) -> str:
+    """The last lines of a component's log."""
+    path = logs() / f"{component}.log"
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 16_384))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+
+
 def socket_path() -> Path:
     """supervisord's socket: in the home, or, where that path is too long, in a private temporary directory."""
     path = directory() / "supervisor.sock"

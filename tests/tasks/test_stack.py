@@ -18,6 +18,7 @@ import pytest
 from bentos import home
 from tasks.stack import components, lifecycle, ports, processes, supervisor
 from tasks.stack.components import Component
+from tasks.stack.database import Preparation
 from tasks.stack.environment import airflow_environment, passwords, passwords_file
 from tasks.stack.errors import StackError
 from tasks.stack.health import check
@@ -258,3 +259,46 @@ def test_the_serving_process_wrapper_needs_no_heavy_imports() -> None:
     heavy = ("httpx", "pydantic", "rich", "sqlalchemy")
     code = f"import sys, tasks.stack.processes; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run(python(code), capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+class TestAirflowsDatabase:
+    @pytest.fixture
+    def environment(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+        """Airflow's command line replaced by one that makes the file, or fails where the variable FAIL is set."""
+        package = tmp_path / "library" / "airflow"
+        package.mkdir(parents=True)
+        (package / "__main__.py").write_text(
+            "import os, sys, pathlib\n"
+            "print('preparing', *sys.argv[1:])\n"
+            "pathlib.Path(os.environ['COUNT']).open('a').write('x')\n"
+            "pathlib.Path(os.environ['DATABASE']).touch()\n"
+            "sys.exit('no such driver' if 'FAIL' in os.environ else 0)\n"
+        )
+        (package / "__init__.py").write_text("")
+        return {
+            **os.environ,
+            "PYTHONPATH": str(package.parent),
+            "COUNT": str(tmp_path / "count"),
+            "DATABASE": str(tmp_path / "airflow.db"),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
+        }
+
+    def prepare(self, environment: dict[str, str]) -> int:
+        """Prepare; how often that was really done so far."""
+        Preparation(environment).wait(60)
+        return len(Path(environment["COUNT"]).read_text())
+
+    def test_is_prepared_once(self, environment: dict[str, str]) -> None:
+        assert self.prepare(environment) == 1
+        assert self.prepare(environment) == 1
+
+    def test_is_prepared_again_when_it_was_removed_or_another_one_is_named(self, environment: dict[str, str]) -> None:
+        self.prepare(environment)
+        Path(environment["DATABASE"]).unlink()
+        assert self.prepare(environment) == 2
+        assert self.prepare({**environment, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://db/airflow"}) == 3
+
+    def test_a_failure_shows_the_end_of_the_log_and_is_not_taken_for_done(self, environment: dict[str, str]) -> None:
+        with pytest.raises(StackError, match="no such driver"):
+            self.prepare({**environment, "FAIL": "1"})
+        assert self.prepare(environment) == 2
