@@ -57,6 +57,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **airflow_environment(), "SPT_NOENV": "1"}
 
 
+def _log_end(component: str) -> str:
+    return f"the end of {supervisor.logs() / component}.log:\n{supervisor.tail(component)}"
+
+
 def _await_health(wanted: list[Component], timeout: float, progress: Progress) -> None:
     control = supervisor.Supervisor()
     deadline = time.monotonic() + timeout
@@ -64,9 +68,7 @@ def _await_health(wanted: list[Component], timeout: float, progress: Progress) -
         states = control.states()
         dead = [name for name, info in states.items() if info["state"] == "FATAL"]
         if dead:
-            raise StackError(
-                f"{dead[0]} does not stay up; the end of {supervisor.logs() / (dead[0] + '.log')}:\n{supervisor.tail(dead[0])}"
-            )
+            raise StackError(f"{dead[0]} does not stay up; {_log_end(dead[0])}")
         started = {c.name: float(states[c.name]["started_at"]) for c in wanted if c.name in states}
         health = check(started)
         running = {name: h for name, h in health.items() if states[name]["state"] in ("RUNNING", "STARTING")}
@@ -76,10 +78,7 @@ def _await_health(wanted: list[Component], timeout: float, progress: Progress) -
         if time.monotonic() > deadline:
             late = next((name for name, h in health.items() if not h.ok), wanted[0].name)
             detail = health[late].detail if late in health else "not started"
-            raise StackError(
-                f"{late} is not healthy after {timeout:.0f} s ({detail}); "
-                f"the end of {supervisor.logs() / (late + '.log')}:\n{supervisor.tail(late)}"
-            )
+            raise StackError(f"{late} is not healthy after {timeout:.0f} s ({detail}); {_log_end(late)}")
         time.sleep(0.5)
 
 
