@@ -38,7 +38,7 @@ def release_dag(spec: PolicySpec) -> DAG:
         default_args=retries,
     ) as dag:
         with TaskGroup("build", tooltip="Train or import, evaluate, export, quantize, benchmark, select"):
-            train = StageOperator(task_id="train", stage="tasks.build:model", task_display_name="train or import")
+            train = StageOperator(task_id="train", stage="tasks.train:train", task_display_name="train or import")
             evaluate = StageOperator(task_id="evaluate", stage="tasks.evaluate:evaluate")
             export = StageOperator(task_id="export", stage="tasks.export:export")
             quantize = StageOperator(task_id="quantize", stage="tasks.quantize:quantize")

@@ -21,6 +21,8 @@ FAMILIES = ("fp32", "fp16", "int8")
 MEMBERS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-dynamic", "int8-static")}
 BATCHES = (1, 8, 32, 64, 256, 1024)
 COMPARED_BATCHES = (1, 64)
+ORIGINALS = "benchmark/originals.json"
+"""Latency of SB3 and TorchScript, measured where torch is loaded anyway: by the export."""
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,9 @@ def compare_with_originals(agent: Any, torchscript: Path, observations: npt.NDAr
 
 
 def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
-    """The stage, once a family: measure its variants. The fp32 one also measures SB3 and TorchScript beside it."""
+    """The stage, once a family: measure its variants; beside fp32 stands what the export measured of the originals."""
     from tasks.evaluate import ROLLOUT, load_rollout
-    from tasks.export import ONNX, TORCHSCRIPT
+    from tasks.export import ONNX
     from tasks.quantize import QUANTIZATION
 
     if family not in FAMILIES:
@@ -84,13 +86,8 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
         }
         with alone():
             found = measure_variants(graphs, reference, observations, release.spec.serve.batch_size, scratch)
-        if family == "fp32":
-            from tasks.importing import fetch_agent
-
-            agent = fetch_agent(release, scratch)
-            torchscript = release.fetch(f"export/{TORCHSCRIPT}", scratch)
-            with alone():
-                found["fp32"]["compared_with"] = compare_with_originals(agent, torchscript, observations)
+    if family == "fp32":
+        found["fp32"]["compared_with"] = release.get_json(ORIGINALS)
     release.put_json(artifact(family), found)
     served = str(release.spec.serve.batch_size)
     release.log_metrics(

@@ -18,7 +18,7 @@ from tasks.moves import CanaryMoved
 from tasks.promote import ControlPlane
 from tasks.readiness import GatewayNotReady, VersionRefused, await_gateway, await_version
 from tasks.registry import Registry
-from tasks.runs import TAG_VERSION, Release, client
+from tasks.runs import TAG_VERSION, Release
 
 PLAN = "canary/plan.json"
 VERDICT = "canary/verdict.json"
@@ -116,7 +116,7 @@ def finish(release: Release, judgement: dict[str, Any] | None = None) -> dict[st
 
 def abort(release: Release, reason: str) -> None:
     """End the release's canary, if it has one, and mark its version aborted; one that has its verdict keeps it."""
-    version = client().get_run(release.run_id).data.tags.get(TAG_VERSION)
+    version = release.tracked().tags.get(TAG_VERSION)
     if not version:
         return
     control = _control(release)
@@ -127,7 +127,7 @@ def abort(release: Release, reason: str) -> None:
 
 
 def _write_plan(release: Release, champion: str | None) -> CanaryPlan:
-    version = client().get_run(release.run_id).data.tags.get(TAG_VERSION)
+    version = release.tracked().tags.get(TAG_VERSION)
     if not version:
         raise Misconfigured(f"the release {release.dag_run_id} has registered no model version to try")
     spec, canary = release.spec, release.spec.canary

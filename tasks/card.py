@@ -13,7 +13,7 @@ from tasks.card_text import Evidence, description, full, overview
 from tasks.checklist.types import PHASES, Checklist
 from tasks.evidence import units
 from tasks.registry import Registry
-from tasks.runs import Release, client
+from tasks.runs import Release
 
 
 def update(release: Release, version: str) -> str:
@@ -28,10 +28,10 @@ def update(release: Release, version: str) -> str:
         (folder / "card.md").write_text(full(evidence), encoding="utf-8")
         release.put_directory(folder, "card")
     text = description(evidence)
-    client().update_model_version(release.policy, version, text)
     with Registry() as registry:
+        registry.describe_version(release.policy, version, text)
         versions = registry.versions(release.policy)
-    client().update_registered_model(release.policy, overview(release.spec, versions))
+        registry.describe_model(release.policy, overview(release.spec, versions))
     return text
 
 
@@ -66,8 +66,8 @@ def gather(release: Release, version: str) -> Evidence:
             canary=read("canary/verdict.json"),
             checklists=tuple(Checklist.from_json(document) for document in checklists if document),
         )
-    items = client().list_artifacts(release.run_id, "card")
-    return replace(evidence, pictures=tuple(sorted(Path(i.path).stem for i in items if i.path.endswith(".png"))))
+    pictures = sorted(Path(name).stem for name in release.files("card") if name.endswith(".png"))
+    return replace(evidence, pictures=tuple(pictures))
 
 
 def draw(evidence: Evidence, folder: Path, arms: Mapping[str, Sequence[float]]) -> list[str]:

@@ -140,6 +140,7 @@ def export(release: runs.Release) -> dict[str, Any]:
     """The stage: export the release's model. The files and the proof are kept before an unequal one raises Rejected."""
     import torch
 
+    from tasks.benchmark import ORIGINALS, alone, compare_with_originals
     from tasks.environments import make
     from tasks.evaluate import ROLLOUT, load_rollout
     from tasks.importing import fetch_agent
@@ -154,6 +155,9 @@ def export(release: runs.Release) -> dict[str, Any]:
         exported = export_policy(agent, observations, directory, environment.observation_space)
         environment.close()
         release.put_directory(directory, "export")
+        sample = observations.astype(exported.inputs[0].dtype)
+        with alone():
+            release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, sample))
     release.put_json(EXPORT, msgspec.to_builtins(exported))
     release.tag(stage="exported")
     if not exported.parity["equal"]:

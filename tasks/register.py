@@ -44,8 +44,7 @@ def register(release: Release) -> dict[str, Any]:
 
 def version_of(release: Release) -> str | None:
     """The model version this release registered, or None when it has not come that far."""
-    version = client().get_run(release.run_id).data.tags.get(TAG_VERSION)
-    return str(version) if version else None
+    return release.tracked().tags.get(TAG_VERSION)
 
 
 def signature(manifest: Manifest) -> ModelSignature:

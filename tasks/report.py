@@ -11,7 +11,7 @@ from bentos import home
 from tasks import canary, card
 from tasks.promote import ControlPlane
 from tasks.register import version_of
-from tasks.runs import Release, client
+from tasks.runs import Release
 
 Outcome = Literal["promoted", "rolled_back", "inconclusive", "rejected", "aborted", "failed"]
 ENDED_WELL: tuple[Outcome, ...] = ("promoted", "rolled_back", "inconclusive")
@@ -41,7 +41,7 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
         _end_what_is_left(release, version, states)
     tags = ControlPlane(f"release {dag_run_id}").state(policy)["versions"].get(version, {}) if version else {}
     ending = ending_of(tags, states, _offline_rejection(release))
-    started = client().get_run(release.run_id).info.start_time / 1000
+    started = release.tracked().started
     document = _document(policy, dag_run_id, ending, states) | {
         "version": version,
         "run_id": release.run_id,
@@ -54,7 +54,7 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     release.tag(stage="reported", outcome=ending.outcome, reason=ending.reason[:500])
     if version is not None:
         card.update(release, version)
-    client().set_terminated(release.run_id, "FINISHED" if ending.outcome in ENDED_WELL else "FAILED")
+    release.end("FINISHED" if ending.outcome in ENDED_WELL else "FAILED")
     return document
 
 

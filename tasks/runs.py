@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bentos import home
 from tasks.errors import Misconfigured
 from tasks.spec import Params, PolicySpec, effective, load
+from tasks.tracking import MetricRow, TrackedRun, Tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,17 +24,16 @@ TAG_DAG_RUN = "airlock.dag_run_id"
 TAG_POLICY = "airlock.policy"
 TAG_STAGE = "airlock.stage"
 TAG_VERSION = "airlock.version"
-TAG_VERDICT = "airlock.verdict"
-TAG_REASON = "airlock.reason"
 SPEC = "spec.json"
 PARAMS = "params.json"
 
 
 def client() -> MlflowClient:
-    """An MLflow client of the configured server; no call waits longer than a few retries."""
+    """MLflow's own client of the configured server, for what needs its model flavours."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=home.mlflow_url(), registry_uri=home.mlflow_url())
@@ -40,7 +41,10 @@ def client() -> MlflowClient:
 
 @dataclass(frozen=True)
 class Release:
-    """One release of one policy: the DAG run that drives it and the MLflow run that records it."""
+    """One release of one policy: the DAG run that drives it and the MLflow run that records it.
+
+    `root` is where the run's artifacts lie on the MLflow server.
+    """
 
     policy: str
     dag_run_id: str
@@ -48,6 +52,7 @@ class Release:
     experiment_id: str
     spec: PolicySpec
     params: Params
+    root: str = ""
 
     @staticmethod
     def open(policy: str, dag_run_id: str, params: Params) -> Release:
@@ -59,15 +64,11 @@ class Release:
         if found:
             return found
         spec = effective(load(policy), params)
-        mlflow = client()
-        experiment = mlflow.get_experiment_by_name(policy)
-        experiment_id = experiment.experiment_id if experiment else mlflow.create_experiment(policy)
-        run = mlflow.create_run(
-            experiment_id,
-            run_name=dag_run_id,
-            tags={TAG_DAG_RUN: dag_run_id, TAG_POLICY: policy, TAG_STAGE: "opened"},
-        )
-        release = Release(policy, dag_run_id, run.info.run_id, experiment_id, spec, params)
+        with Tracking() as tracking:
+            experiment_id = tracking.ensure_experiment(policy)
+            tags = {TAG_DAG_RUN: dag_run_id, TAG_POLICY: policy, TAG_STAGE: "opened"}
+            run = tracking.begin(experiment_id, dag_run_id, tags)
+        release = Release(policy, dag_run_id, run.run_id, experiment_id, spec, params, run.root)
         release.put_json(PARAMS, params.model_dump(mode="json"))
         release.put_json(SPEC, spec.model_dump(mode="json"))
         return release
@@ -75,27 +76,22 @@ class Release:
     @staticmethod
     def find(policy: str, dag_run_id: str) -> Release | None:
         """The release of this DAG run, or None when it never began (or was killed while beginning)."""
-        mlflow = client()
-        experiment = mlflow.get_experiment_by_name(policy)
-        if experiment is None:
-            return None
-        runs = mlflow.search_runs(
-            [experiment.experiment_id],
-            f"tags.`{TAG_DAG_RUN}` = '{dag_run_id}'",
-            order_by=["attributes.start_time ASC"],
-        )
-        for run in runs:
-            names = {item.path for item in mlflow.list_artifacts(run.info.run_id)}
-            if SPEC in names:
-                spec, params = (_read_json(mlflow, run.info.run_id, name) for name in (SPEC, PARAMS))
-                return Release(
-                    policy,
-                    dag_run_id,
-                    run.info.run_id,
-                    experiment.experiment_id,
-                    PolicySpec.model_validate(spec),
-                    Params.model_validate(params),
-                )
+        with Tracking() as tracking:
+            experiment_id = tracking.experiment(policy)
+            if experiment_id is None:
+                return None
+            for run in tracking.search(experiment_id, f"tags.`{TAG_DAG_RUN}` = '{dag_run_id}'"):
+                spec, params = (tracking.read(run.root, name) for name in (SPEC, PARAMS))
+                if spec is not None and params is not None:
+                    return Release(
+                        policy,
+                        dag_run_id,
+                        run.run_id,
+                        experiment_id,
+                        PolicySpec.model_validate_json(spec),
+                        Params.model_validate_json(params),
+                        run.root,
+                    )
         return None
 
     @staticmethod
@@ -108,57 +104,70 @@ class Release:
 
     def put_json(self, path: str, document: Any) -> None:
         """Write a JSON artifact at `path` of the run, replacing what was there."""
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / Path(path).name
-            local.write_text(json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n")
-            self.put_file(local, str(Path(path).parent))
+        content = json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        with Tracking() as tracking:
+            tracking.write(self.root, path, content.encode())
 
     def get_json(self, path: str) -> Any | None:
         """Read a JSON artifact of the run, or None when there is none."""
-        return _read_json(client(), self.run_id, path) if self.has(path) else None
+        with Tracking() as tracking:
+            content = tracking.read(self.root, path)
+        return None if content is None else json.loads(content)
 
     def has(self, path: str) -> bool:
         """Whether the run has an artifact (file) at `path`."""
-        parent = str(Path(path).parent)
-        items = client().list_artifacts(self.run_id, None if parent == "." else parent)
-        return any(item.path == path for item in items)
+        return path in self.files(str(Path(path).parent))
+
+    def files(self, folder: str) -> list[str]:
+        """The artifacts (files) in a folder of the run, by their paths."""
+        with Tracking() as tracking:
+            found = tracking.files(self.root, "" if folder == "." else folder)
+        return [name for name, is_folder in found if not is_folder]
 
     def put_file(self, local: Path, folder: str = ".") -> None:
         """Upload one file into `folder` of the run's artifacts."""
-        client().log_artifact(self.run_id, str(local), None if folder == "." else folder)
+        with Tracking() as tracking:
+            tracking.write(self.root, (Path(folder) / local.name).as_posix(), local.read_bytes())
 
     def put_directory(self, local: Path, folder: str) -> None:
         """Upload the files of a directory into `folder` of the run's artifacts."""
-        client().log_artifacts(self.run_id, str(local), folder)
+        with Tracking() as tracking:
+            for path in sorted(p for p in local.rglob("*") if p.is_file()):
+                target = (Path(folder) / path.relative_to(local)).as_posix()
+                tracking.write(self.root, target, path.read_bytes())
 
     def fetch(self, path: str, into: Path) -> Path:
         """Download an artifact (file or folder) below `into` and return its local path."""
-        return Path(client().download_artifacts(self.run_id, path, str(into)))
+        with Tracking() as tracking:
+            return tracking.fetch(self.root, path, into)
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Log metrics of the run, in one call."""
-        import time
-
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        client().log_batch(
-            self.run_id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()]
-        )
+        self.log_rows([(key, float(value), now, step) for key, value in metrics.items()])
+
+    def log_rows(self, rows: list[MetricRow]) -> None:
+        """Log metrics with their own times and steps."""
+        with Tracking() as tracking:
+            tracking.log(self.run_id, rows)
 
     def tag(self, **tags: str) -> None:
         """Set tags of the run, each under `airlock.`."""
-        mlflow = client()
-        for key, value in tags.items():
-            mlflow.set_tag(self.run_id, f"airlock.{key}", value)
+        with Tracking() as tracking:
+            tracking.tag(self.run_id, {f"airlock.{key}": value for key, value in tags.items()})
+
+    def tracked(self) -> TrackedRun:
+        """The run as MLflow has it now: its tags and when it began."""
+        with Tracking() as tracking:
+            return tracking.get(self.run_id)
+
+    def end(self, status: Literal["FINISHED", "FAILED"]) -> None:
+        """Close the run."""
+        with Tracking() as tracking:
+            tracking.end(self.run_id, status)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary directory for one stage's files, gone afterwards."""
         with tempfile.TemporaryDirectory(prefix=f"airlock-{self.policy}-") as directory:
             yield Path(directory)
-
-
-def _read_json(mlflow: MlflowClient, run_id: str, path: str) -> Any:
-    with tempfile.TemporaryDirectory() as scratch:
-        return json.loads(Path(mlflow.download_artifacts(run_id, path, scratch)).read_text())

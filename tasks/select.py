@@ -247,8 +247,7 @@ def verify(directory: Path, sha256: str, observations: Array, actions: Array) ->
 
 def _commit(release: runs.Release) -> str:
     """The commit of the release's first selection, so that doing it again under newer code gives the same package."""
-    tags = runs.client().get_run(release.run_id).data.tags
-    recorded = tags.get("airlock.git_sha")
+    recorded = release.tracked().tags.get("airlock.git_sha")
     if recorded is None:
         recorded = git_sha()
         release.tag(git_sha=recorded)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import runs
 from tasks.errors import Misconfigured
+from tasks.registry import Registry
 from tasks.spec import PolicySpec
+from tasks.tracking import Tracking
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -119,17 +121,17 @@ def train_model(
 
 
 def _champion_run(policy: str) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return runs.client().get_model_version_by_alias(policy, "champion").run_id or None
-    except MlflowException:
-        return None
+    with Registry() as registry:
+        model = registry.model(policy)
+        champion = model.aliases.get("champion") if model else None
+        found = registry.version(policy, champion) if champion else None
+    return found.run_id if found else None
 
 
 def _warm_start_from(run_id: str, scratch: Path) -> Callable[[BaseAlgorithm], None]:
     def copy(model: BaseAlgorithm) -> None:
-        path = Path(runs.client().download_artifacts(run_id, MODEL, str(scratch)))
+        with Tracking() as tracking:
+            path = tracking.fetch(tracking.get(run_id).root, MODEL, scratch / "champion")
         try:
             model.set_parameters(str(path), exact_match=True, device="cpu")
         except (ValueError, RuntimeError, KeyError) as error:
@@ -139,17 +141,6 @@ def _warm_start_from(run_id: str, scratch: Path) -> Callable[[BaseAlgorithm], No
         log.info("training starts from the champion's weights (run %s)", run_id)
 
     return copy
-
-
-def _mlflow_sink(release: runs.Release) -> Sink:
-    from mlflow.entities import Metric
-
-    client = runs.client()
-
-    def sink(batch: list[tuple[str, float, int, int]]) -> None:
-        client.log_batch(release.run_id, metrics=[Metric(*item) for item in batch])
-
-    return sink
 
 
 def train(release: runs.Release) -> dict[str, Any]:
@@ -171,7 +162,7 @@ def train(release: runs.Release) -> dict[str, Any]:
         model = scratch / "model"
         model.mkdir()
         warm_start = _warm_start_from(champion, scratch) if champion else None
-        training = train_model(release.spec, model, _mlflow_sink(release), warm_start, digest)
+        training = train_model(release.spec, model, release.log_rows, warm_start, digest)
         release.put_directory(model, "model")
     release.put_json(TRAINING, asdict(training))  # last: its presence says that the model is whole
     release.tag(stage="trained")

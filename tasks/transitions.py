@@ -11,7 +11,8 @@ from bentos import home, store
 from tasks import intents
 from tasks.intents import Intent, Write
 from tasks.lease import Lease, held
-from tasks.registry import Registry, RegistryRefused
+from tasks.registry import Registry
+from tasks.rest import RegistryRefused
 
 
 class Transitions:

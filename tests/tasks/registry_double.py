@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.registry import Model, Registry, RegistryRefused, Version
+from tasks.registry import Model, Registry, Version
+from tasks.rest import RegistryRefused
 
 
 class RegistryDouble(Registry):

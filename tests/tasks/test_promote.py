@@ -22,7 +22,8 @@ from tasks.intents import Write
 from tasks.lease import LeaseHeld, acquire, held
 from tasks.moves import CanaryMoved
 from tasks.promote import ControlPlane
-from tasks.registry import Registry, RegistryRefused, RegistryUnavailable
+from tasks.registry import Registry
+from tasks.rest import RegistryRefused, RegistryUnavailable
 from tests.tasks.registry_double import RegistryDouble
 
 
