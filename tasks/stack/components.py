@@ -80,5 +80,6 @@ def components() -> list[Component]:
         # At SIGTERM a scheduler waits for its tasks; they are ended with it, and put back by the next one.
         _airflow(SCHEDULER.removeprefix("airflow-"), "--skip-serve-logs", stop_signal="KILL"),
         _airflow("dag-processor"),
-        _airflow("triggerer", "--skip-serve-logs"),
+        # At SIGTERM a triggerer takes ten seconds. Its triggers only wait and read: another one takes them over.
+        _airflow("triggerer", "--skip-serve-logs", stop_signal="KILL"),
     ]
