@@ -15,7 +15,7 @@ import uvicorn
 
 @dataclass
 class GatewayDouble:
-    """Plays CartPole badly (episodes of some 40 steps); arms alternate while `canary` is set."""
+    """Plays CartPole badly (episodes of some 40 steps), Pendulum worse; arms alternate while `canary` is set."""
 
     canary: dict[str, Any] | None = None
     faults: list[int] = field(default_factory=list)
@@ -66,7 +66,8 @@ class GatewayDouble:
             return self.faults.pop(0), {"title": "as asked"}
         count = len(body["observations"])
         self.rows += count
-        actions = [int(observation[2] > 0) for observation in body["observations"]]
+        pendulum = len(body["observations"][0]) == 3
+        actions = [[0.5] if pendulum else int(observation[2] > 0) for observation in body["observations"]]
         return 200, {
             "actions": actions,
             "versions": ["1"] * count,

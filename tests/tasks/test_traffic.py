@@ -63,6 +63,12 @@ def test_the_same_seed_plays_the_same_episodes(gateway: GatewayDouble) -> None:
     assert lengths() == lengths()
 
 
+def test_plays_an_environment_with_continuous_actions(gateway: GatewayDouble) -> None:
+    seen = play("pendulum", gateway.url, episodes=2, concurrency=2)
+    assert [outcome["length"] for outcome in gateway.outcomes.values()] == [200, 200]
+    assert -2000 < seen["arms"]["champion"]["mean"] < 0
+
+
 def test_a_failed_request_is_counted_even_when_its_retry_succeeds(gateway: GatewayDouble) -> None:
     gateway.faults = [503, 503]
     seen = play("cartpole", gateway.url, episodes=2, concurrency=2)
