@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-import msgspec
 import numpy as np
 
 from tasks.environments import make
+from tasks.players import Game, Gateway, Player, TrafficError
 from tasks.spec import load
 
-_TRIES = 8
-"""How often a step is tried before the player gives up; with the pauses between, about six seconds."""
+__all__ = ["TrafficError", "play"]
+
 _POLL_SECONDS = 1.0
 _CANARY_PATIENCE = 300.0
 """How long a canary is waited for, s: the candidate must be registered, checked and loaded by the gateway first."""
@@ -24,190 +21,10 @@ _CANARY_PATIENCE = 300.0
 Progress = Callable[[Mapping[str, Any]], None]
 
 
-class TrafficError(Exception):
-    """The gateway refused a request for good, or did not answer; says which request and what came."""
-
-
-class _Gateway:
-    """Requests to one policy of a gateway, counted: an answer outside 2xx or a broken connection is a failure."""
-
-    def __init__(self, url: str, policy: str) -> None:
-        self._http = httpx.Client(base_url=f"{url.rstrip('/')}/v1/policies/{policy}", timeout=30)
-        self.requests = 0
-        self.failures: Counter[str] = Counter()
-
-    def close(self) -> None:
-        self._http.close()
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The decoded answer. A fault is counted, then tried again; what cannot help to try again raises."""
-        content = None if body is None else msgspec.json.encode(body)
-        problem = ""
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(min(1.5, 0.05 * 2**attempt))
-            self.requests += 1
-            try:
-                response = self._http.request(
-                    method, path, content=content, headers={"Content-Type": "application/json"}
-                )
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-                self.failures[type(error).__name__] += 1
-                continue
-            if response.is_success:
-                return msgspec.json.decode(response.content)
-            problem = f"{response.status_code}: {response.text[:300]}"
-            self.failures[str(response.status_code)] += 1
-            if response.status_code < 500 and response.status_code != 429:
-                break
-        raise TrafficError(f"{method} {self._http.base_url}{path.lstrip('/')} failed: {problem}")
-
-
-@dataclass
-class _Player:
-    """One environment and the episode it is in; `episode` is empty between episodes."""
-
-    env: Any
-    seed: int | None
-    episode: str = ""
-    arm: str = ""
-    version: str | None = None
-    observation: Any = None
-    state: str | None = None
-    total: float = 0.0
-    length: int = 0
-
-    def begin(self, opened: Mapping[str, Any]) -> None:
-        self.episode, self.arm, self.version = opened["episode_id"], opened["arm"], opened["version"]
-        self.observation, _ = self.env.reset(seed=self.seed)
-        self.seed, self.state, self.total, self.length = None, None, 0.0, 0
-
-    def step(self, action: Any) -> bool:
-        """Take the action; whether the episode ended with it."""
-        space = self.env.action_space
-        taken = int(action) if space.shape == () else np.asarray(action, dtype=space.dtype).reshape(space.shape)
-        self.observation, reward, terminated, truncated, _ = self.env.step(taken)
-        self.total += float(reward)
-        self.length += 1
-        return bool(terminated or truncated)
-
-    def end(self) -> dict[str, Any]:
-        outcome = {"episode_id": self.episode, "return": self.total, "length": self.length}
-        self.episode = ""
-        return outcome
-
-
-@dataclass
-class _Tally:
-    """What was seen so far, by arm."""
-
-    decisions: int = 0
-    sources: Counter[str] = field(default_factory=Counter)
-    adjusted: Counter[str] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-    returns: dict[str, list[float]] = field(default_factory=dict)
-    latencies: list[float] = field(default_factory=list)
-    accepted: int = 0
-    duplicates: int = 0
-
-    @property
-    def episodes(self) -> int:
-        return sum(len(returns) for returns in self.returns.values())
-
-    def arms(self) -> dict[str, Any]:
-        return {
-            arm: {
-                "episodes": len(returns),
-                "mean": float(np.mean(returns)),
-                "std": float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
-            }
-            for arm, returns in sorted(self.returns.items())
-        }
-
-    def latency_ms(self) -> dict[str, float]:
-        if not self.latencies:
-            return {}
-        at = (50, 90, 99, 100)
-        values = np.percentile(np.asarray(self.latencies) * 1000, at)
-        return {name: float(value) for name, value in zip(("p50", "p90", "p99", "max"), values, strict=True)}
-
-
-def _plain(observation: Any) -> Any:
-    """An observation as JSON takes it."""
-    if isinstance(observation, dict):
-        return {key: _plain(value) for key, value in observation.items()}
-    return observation.tolist() if hasattr(observation, "tolist") else observation
-
-
-class _Play:
-    """Players that share one request a step."""
-
-    def __init__(self, gateway: _Gateway, players: list[_Player], users: int | None) -> None:
-        self.gateway, self.players, self.users = gateway, players, users
-        self.tally = _Tally()
-        self.started = 0
-        self._ended: list[dict[str, Any]] = []
-
-    def playing(self) -> list[_Player]:
-        return [player for player in self.players if player.episode]
-
-    def open(self, most: int | None) -> None:
-        """Begin episodes for idle players, many at once, at most `most`."""
-        idle = [player for player in self.players if not player.episode][:most]
-        # A commit costs the gateway a disk flush: a few episodes begin together rather than each alone.
-        enough = len(self.players) // 16 if most is None else min(most, len(self.players) // 16)
-        if not idle or (len(idle) < enough and self.playing()):
-            return
-        users = [
-            None if self.users is None else f"user-{(self.started + number) % self.users}"
-            for number in range(len(idle))
-        ]
-        answer = self.gateway.call("POST", "/episodes", {"user_ids": users})
-        for player, opened in zip(idle, answer["episodes"], strict=True):
-            player.begin(opened)
-            self.tally.versions[str(opened["version"])] += 1
-        self.started += len(idle)
-
-    def step(self) -> None:
-        """One action for every running episode, in one request."""
-        playing = self.playing()
-        if not playing:
-            return
-        body: dict[str, Any] = {
-            "observations": [_plain(player.observation) for player in playing],
-            "episode_ids": [player.episode for player in playing],
-        }
-        if any(player.state is not None for player in playing):
-            body["states"] = [player.state for player in playing]
-        began = time.perf_counter()
-        answer = self.gateway.call("POST", "/act", body)
-        self.tally.latencies.append(time.perf_counter() - began)
-        self.tally.decisions += len(playing)
-        self.tally.sources.update(answer["sources"])
-        states = answer.get("states") or [None] * len(playing)
-        for reasons in answer["adjusted"]:
-            self.tally.adjusted.update(reasons)
-        for player, action, state in zip(playing, answer["actions"], states, strict=True):
-            player.state = state
-            if player.step(action):
-                self.tally.returns.setdefault(player.arm, []).append(player.total)
-                self._ended.append(player.end())
-
-    def report(self, everything: bool = False) -> None:
-        """Report the outcomes of ended episodes, many at once."""
-        if not self._ended or (len(self._ended) < len(self.players) // 16 and not everything):
-            return
-        answer = self.gateway.call("POST", "/outcomes", {"outcomes": self._ended})
-        self.tally.accepted += answer["accepted"]
-        self.tally.duplicates += answer["duplicates"]
-        self._ended = []
-
-
 class _CanaryWatch:
     """Looks once a second whether the policy's canary runs."""
 
-    def __init__(self, gateway: _Gateway) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._next = 0.0
         self.generation: str | None = None
@@ -265,8 +82,8 @@ def play(
         raise ValueError("say how many episodes to play, or until_canary_ends")
     environments = _make_environments(policy, concurrency if episodes is None else min(concurrency, episodes))
     seeds = np.random.SeedSequence(seed).generate_state(len(environments)).tolist()
-    gateway = _Gateway(url, policy)
-    game = _Play(gateway, [_Player(env, int(s)) for env, s in zip(environments, seeds, strict=True)], users)
+    gateway = Gateway(url, policy)
+    game = Game(gateway, [Player(env, int(s)) for env, s in zip(environments, seeds, strict=True)], users)
     watch = _CanaryWatch(gateway)
     spoken = begun = time.monotonic()
 
