@@ -87,6 +87,17 @@ class Safety(msgspec.Struct, frozen=True):
     observation_range: tuple[float, float] | None = None
 
 
+def unsupported(serve: Serve, safety: Safety) -> list[str]:
+    """Fields that ask for what this gateway does not enforce yet: such a policy is refused, never served without."""
+    asked = {
+        "safety.acceleration_limit": safety.acceleration_limit,
+        "safety.constraints": safety.constraints,
+        "safety.action_mask": safety.action_mask,
+        "serve.explore": serve.explore,
+    }
+    return sorted(name for name, value in asked.items() if value)
+
+
 class Outcomes(msgspec.Struct, frozen=True):
     """What the gateway must know of outcomes: the allowed range of a return and how long an episode may run."""
 

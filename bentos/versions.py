@@ -11,7 +11,7 @@ import numpy as np
 from bentos.breaker import Breaker
 from bentos.drift import Drift
 from bentos.overrides import Overrides
-from bentos.package import Manifest, PackageError, Policy, Space, load
+from bentos.package import Manifest, PackageError, Policy, Space, load, unsupported
 from bentos.rows import Array, Decision, Rows
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
@@ -89,14 +89,7 @@ def _guard(version: Version | None) -> Fallback | None:
 
 
 def _refuse_unsupported(manifest: Manifest) -> None:
-    safety = manifest.safety
-    asked = {
-        "safety.acceleration_limit": safety.acceleration_limit,
-        "safety.constraints": safety.constraints,
-        "safety.action_mask": safety.action_mask,
-        "serve.explore": manifest.serve.explore,
-    }
-    wanted = sorted(name for name, value in asked.items() if value)
+    wanted = unsupported(manifest.serve, manifest.safety)
     if wanted:
         raise PackageError(f"this gateway does not enforce {', '.join(wanted)}; it will not serve the policy without")
 

@@ -118,6 +118,7 @@ def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
         already = supervisor.Supervisor().pid() is not None
         _start(wanted, timeout)
         _await_health(wanted, timeout, progress)
+        _finish_transitions()
     return Running(
         airflow=home.airflow_url(),
         mlflow=home.mlflow_url(),
@@ -129,6 +130,16 @@ def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
         seconds=time.monotonic() - begun,
         already=already,
     )
+
+
+def _finish_transitions() -> None:
+    """Finish what killed tasks left half-written in the registry; what is held or unreachable now is left to them."""
+    from tasks.lease import LeaseHeld
+    from tasks.promote import reconcile_all
+    from tasks.rest import RegistryUnavailable
+
+    with contextlib.suppress(LeaseHeld, RegistryUnavailable):
+        reconcile_all("airlock up")
 
 
 def _sweep(state: Path) -> int:
