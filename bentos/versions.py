@@ -116,6 +116,9 @@ def as_action(value: object, space: Space) -> Array:
         raise PackageError(f"expected an action of shape {list(space.shape)}, came {list(given.shape)}")
     if not np.isfinite(given).all():
         raise PackageError(f"expected finite numbers, came {value!r}")
+    lowest, count = space.start, {"Discrete": space.n, "MultiDiscrete": space.nvec, "MultiBinary": 2}.get(space.type)
+    if count is not None and not ((given >= lowest) & (given < lowest + np.asarray(count))).all():
+        raise PackageError(f"expected actions from {lowest}, below {lowest} + {count}, came {value!r}")
     return given.astype(space.dtype)
 
 

@@ -184,7 +184,7 @@ def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str
             f"mean return {found.estimate:+.4g} against control over {units['challenger']} and {units['control']} units"
         )
         goal = 0.0 if plan.objective == "superiority" else -plan.margin
-        name = "no loss" if plan.objective == "superiority" else "the margin"
+        name = "a gain" if plan.objective == "superiority" else "the margin"
     ceiling = plan.threshold if plan.champion is None else 0.0
     lower, upper = f"its {confidence} lower bound {found.lower:.4g}", f"its {confidence} upper bound {found.upper:.4g}"
     if decision.verdict == "promote":

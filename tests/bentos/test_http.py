@@ -113,7 +113,7 @@ def test_a_wrong_admin_token_is_refused_and_the_right_one_overrides_until_cleare
 
 
 def test_an_override_outside_the_action_space_is_refused(served: GatewayProcess) -> None:
-    for action in ([0, 1], 0.5, "left", None):
+    for action in (2, -1, [0, 1], 0.5, "left", None):
         with pytest.raises(GatewayError) as caught:
             served.client.set_override("cartpole", action, ttl_seconds=1, reason="x")
         assert caught.value.status == 422

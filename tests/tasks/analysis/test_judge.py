@@ -58,7 +58,7 @@ def alone(units: int, mean: float) -> Units:
         (Evidence(played(0, 300, 300)), PLAN, "continue", "nothing can be said yet"),
         (Evidence(played(20, 300, 300)), PLAN, "continue", "has not passed"),
         (Evidence(played(1500, 300, 300)), PLAN, "promote", "is above -25, the margin"),
-        (Evidence(played(1500, 300, 400)), replace(PLAN, objective="superiority"), "promote", "is above 0, no loss"),
+        (Evidence(played(1500, 300, 400)), replace(PLAN, objective="superiority"), "promote", "is above 0, a gain"),
         (Evidence(played(1500, 300, 300)), replace(PLAN, objective="superiority"), "continue", "has not passed"),
         (Evidence(played(1500, 300, 100)), PLAN, "roll_back", "is below 0"),
         (
