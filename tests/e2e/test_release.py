@@ -25,7 +25,9 @@ def run(stack: Running) -> Run:
     """The ended run of release_pendulum."""
     with Airflow(stack.airflow, stack.user, stack.password) as airflow:
         airflow.await_dag("release_pendulum", timeout=120)
-        begun = airflow.trigger("release_pendulum", {"simulate_users": 32, "canary_steps": [0.25, 0.5]})
+        begun = airflow.trigger(
+            "release_pendulum", {"timesteps": 5_000, "simulate_users": 32, "canary_steps": [0.25, 0.5]}
+        )
         return airflow.follow("release_pendulum", begun.run_id, timeout=800)
 
 
