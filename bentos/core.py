@@ -19,9 +19,9 @@ from bentos.overrides import Overrides
 from bentos.package import PackageError, Policy
 from bentos.problems import Problem
 from bentos.routes import Route, no_version
-from bentos.rows import NothingCanAnswer, Overloaded
+from bentos.rows import MAX_ROWS, NothingCanAnswer, Overloaded
 from bentos.runners.assign import Assign
-from bentos.runners.validate import MAX_ROWS, Answer, Validate, check_episode, check_user
+from bentos.runners.validate import Answer, Validate, check_episode, check_user
 from bentos.stats import Stats
 from bentos.versions import Version, as_action
 from bentos.wire import (
@@ -136,12 +136,14 @@ class Core:
     async def outcomes(self, policy: str, given: list[Outcome]) -> dict[str, int]:
         """Store outcomes, once per episode however often they are sent. Raises Problem: 422, 403, 503."""
         route = self._route(policy)
-        allowed = route.manifest.outcomes.return_range if route.manifest else None
         now = time.time()
         rows: list[Row] = []
         for place, outcome in enumerate(given):
             episode = check_episode(self.signer, outcome.episode_id, policy)
             value = outcome.episode_return
+            served = route.versions.get(episode.version)
+            manifest = served.manifest if served else route.manifest
+            allowed = manifest.outcomes.return_range if manifest else None
             if not math.isfinite(value):
                 raise Problem(422, "return", f"outcome {place}: the return must be finite", came=str(value))
             if allowed is not None and not allowed[0] <= value <= allowed[1]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ import httpx
 import msgspec
 
 from bentos.package import BASELINE, MANIFEST, Manifest, PackageError, decode_manifest, verify_file
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 ROUTABLE = ("approved", "promoted")
 """Values of the version tag `validation_status` that a gateway routes new traffic to."""
@@ -120,6 +123,8 @@ class Registry:
         Only what serving needs is fetched: the manifest, the baseline and the shipped graph, every digest checked
         before the directory gets its name. Raises PackageError (a digest or a file does not fit) or RegistryDown.
         """
+        if not _DIGEST.fullmatch(package_sha256):
+            raise PackageError(f"the tag package_sha256 is not a SHA-256 in hex: {package_sha256[:80]!r}")
         target = cache / package_sha256
         if target.is_dir():
             try:

@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 POLICY = "policy"
 FALLBACK = "fallback"
 OVERRIDE = "override"
+MAX_ROWS = 4096
+"""Most observations in one request."""
 
 
 class Rows(msgspec.Struct):

@@ -64,14 +64,14 @@ def release_dag(spec: PolicySpec) -> DAG:
             before >> approval
         with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
             canary = CanaryOperator(task_id="verdict", retries=10)
-            users = StageOperator(task_id="simulated_users", stage="tasks.simulated_users:simulate", retries=0)
+            users = StageOperator(task_id="simulated_users", stage="tasks.simulated_users:simulate")
         with TaskGroup(
             "post_deployment", tooltip="The checklist on the new champion; failing restores the previous one"
         ):
             after = StageOperator(
                 task_id="checklist", stage="tasks.checklist:post_deployment", after_promotion=canary.task_id
             )
-        report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
+        report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE, retries=10)
         select >> register >> bento >> before
         approval >> [canary, users]
         canary >> after

@@ -31,7 +31,8 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     """Say how the release ended, from the registry and the `states` of the DAG run's tasks; end what it left running.
 
     A release that died with a candidate, or with a canary of its own, has its canary ended and its version aborted;
-    the champion stays. Writes report.json, closes the MLflow run and updates the card. Returns the report.
+    the champion stays. One that died between promotion and a passed checklist is rolled back.
+    Writes report.json, closes the MLflow run and updates the card. Returns the report.
     """
     if release is None:
         ending = Ending("failed", f"the release never began; {_failed(states) or 'no task failed'}")
@@ -80,9 +81,16 @@ def _failed(states: Mapping[str, str]) -> str:
 
 
 def _end_what_is_left(release: Release, version: str, states: Mapping[str, str]) -> None:
-    """Abort the version, and its canary, unless it came to an end of its own."""
+    """Abort the version, and its canary, unless it came to an end of its own.
+
+    A champion whose post-deployment checklist was never passed gives way to the previous one.
+    """
     why = _failed(states) or "its tasks ended without a verdict"
     canary.abort(release, f"the release ended early: {why}")
+    control = ControlPlane(f"release {release.dag_run_id}")
+    checklist = release.get_json("checklist/post_deployment.json") or {}
+    if control.state(release.policy)["champion"] == version and checklist.get("verdict") != "pass":
+        control.restore_previous(release.policy, version, f"the post-deployment checklist was not passed: {why}")
 
 
 def _offline_rejection(release: Release) -> str | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bentos.rows import DeadlineMissed, Decision, Overloaded, Rows
+from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows
 from bentos.runners.infer import Infer
 
 _IN_FLIGHT = 2
@@ -45,7 +45,7 @@ class Batch:
         self._batch_size = batch_size
         self._deadline = deadline
         self._max_wait = max_wait
-        self._max_queued = max_queued or max(1024, 32 * batch_size)
+        self._max_queued = max_queued or max(MAX_ROWS, 32 * batch_size)
         self._queue: deque[_Waiting] = deque()
         self._queued = 0
         self._in_flight = 0

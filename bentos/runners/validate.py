@@ -11,11 +11,10 @@ from bentos.episodes import Episode, Forged, Signer, State, user_hash
 from bentos.package import Manifest, Space, Tensor
 from bentos.problems import Problem, brief
 from bentos.routes import Seat
-from bentos.rows import Array, Decision, Rows
+from bentos.rows import MAX_ROWS, Array, Decision, Rows
 from bentos.runners.assign import Assign
 from bentos.wire import ActRequest
 
-MAX_ROWS = 4096
 MAX_NAME = 256
 
 

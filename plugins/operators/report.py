@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 ENDED_WELL = ("promoted", "rolled_back", "inconclusive")
+CONFIRMATION = "post_deployment.checklist"
 
 
 class ReportOperator(BaseOperator):
-    """Writes the release's report. Fails the run when the release was rejected, aborted or broke."""
+    """Writes the release's report. Fails the run of a release that was rejected, aborted, undone or broke."""
 
     operator_extra_links = LINKS
 
@@ -30,6 +31,6 @@ class ReportOperator(BaseOperator):
         states.pop(self.task_id, None)
         policy = dag_id.removeprefix("release_")
         summary = report(Release.find(policy, dag_run.run_id), policy, dag_run.run_id, states)
-        if summary["outcome"] not in ENDED_WELL:
+        if summary["outcome"] not in ENDED_WELL or states.get(CONFIRMATION) == "failed":
             raise AirflowFailException(f"release {summary['outcome']}: {summary['reason']}")
         return dict(summary)

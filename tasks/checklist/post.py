@@ -52,6 +52,7 @@ def post_deployment(release: Release) -> dict[str, Any]:
         raise Misconfigured(f"the release {release.dag_run_id} has registered no version to check")
     who = f"release {release.dag_run_id}"
     control = ControlPlane(who)
+    control.reconcile(release.policy)  # a drill that was killed half-way left the champion elsewhere
     with release.scratch() as scratch:
         package = load(release.fetch("package", scratch))
         observations = package.baseline()["observations"]

@@ -1,4 +1,4 @@
-"""Running checks: each timed, none able to escape: one that raises has failed, with its error as the reason."""
+"""Running checks: each timed; one that raises has failed, with its error as the reason, unless the cause can pass."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ from collections.abc import Callable, Mapping
 
 from tasks.checklist.gate import Decision, decide
 from tasks.checklist.types import PHASES, Check, Checklist, Finding, Phase
+from tasks.lease import LeaseHeld, LeaseLost
+from tasks.rest import RegistryUnavailable
 from tasks.spec import Mode
 
 log = logging.getLogger(__name__)
 
 
 def run_check(check_id: str, phase: Phase, mode: Mode, check: Callable[[], Finding]) -> Check:
-    """Run one check. Whatever it raises is a failure whose reason is the error; `off` skips it."""
+    """Run one check. What it raises is a failure whose reason is the error; `off` skips it.
+
+    A registry that does not answer or a lease that another holds says nothing about the policy: that is raised.
+    """
     if mode == "off":
         return Check.of(check_id, phase, mode, Finding("skip", "switched off by the policy spec"), 0.0)
     started = time.monotonic()
     try:
         finding = check()
+    except (LeaseHeld, LeaseLost, RegistryUnavailable):
+        raise
     except Exception as error:
         log.exception("the check %s raised", check_id)
         finding = Finding("fail", f"the check could not be made: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""`airlock release`, `airlock rollback` and `airlock results`."""
+"""`airlock release`, `airlock rollback`, `airlock abort` and `airlock results`."""
 
 from __future__ import annotations
 
@@ -109,6 +109,24 @@ def rollback(
     document = {"policy": policy, **moved}
     to = f"version {moved['to']}" if moved["to"] else "no version: the fallback serves"
     emit(document, as_json, lambda out: out.print(f"{policy}: from version {moved['from']} to {to}"))
+
+
+def abort(
+    policy: Policy,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    as_json: Json = False,
+) -> None:
+    """End the running canary and mark its version aborted; the champion stays."""
+    from tasks.errors import Misconfigured
+    from tasks.promote import ControlPlane
+
+    control = ControlPlane(f"{getpass.getuser()} (command line)")
+    running = control.state(policy)["canary"]
+    if running is None:
+        raise Misconfigured(f"no canary of {policy} is running")
+    control.abort(policy, running["version"], reason)
+    document = {"policy": policy, "version": running["version"]}
+    emit(document, as_json, lambda out: out.print(f"{policy}: the canary of version {running['version']} was aborted"))
 
 
 def results(policy: Policy, as_json: Json = False) -> None:

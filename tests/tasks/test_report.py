@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tasks.checklist.types import Checklist
 from tasks.promote import ControlPlane
 from tasks.register import register
 from tasks.report import ending_of, report
@@ -13,6 +14,7 @@ from tasks.runs import Release, client
 from tests.tasks import fabricated
 
 MakePolicy = Callable[..., str]
+PASSED = Checklist("cartpole", "1", "post_deployment", "pass", "a test", 0.0, ()).to_json()
 DIED = {"register.model_version": "success", "canary.verdict": "failed", "post_deployment.checklist": "upstream_failed"}
 
 
@@ -82,6 +84,7 @@ def test_a_promoted_release_is_left_serving_and_its_run_is_finished(release: Rel
     control.approve(release.policy, version)
     control.start_canary(release.policy, version, "generation-1", 0.05)
     control.promote(release.policy, "generation-1", "it is good enough")
+    release.put_json("checklist/post_deployment.json", PASSED)
 
     first = report(release, release.policy, release.dag_run_id, {"canary.verdict": "success"})
     second = report(release, release.policy, release.dag_run_id, {"canary.verdict": "success"})
@@ -90,6 +93,20 @@ def test_a_promoted_release_is_left_serving_and_its_run_is_finished(release: Rel
     assert second["outcome"] == "promoted"
     assert control.state(release.policy)["champion"] == version
     assert client().get_run(release.run_id).info.status == "FINISHED"
+
+
+def test_a_champion_whose_last_checklist_died_gives_way(release: Release) -> None:
+    version = register(release)["version"]
+    control = ControlPlane("a test")
+    control.approve(release.policy, version)
+    control.start_canary(release.policy, version, "generation-1", 0.05)
+    control.promote(release.policy, "generation-1", "it is good enough")
+
+    document = report(release, release.policy, release.dag_run_id, {"post_deployment.checklist": "failed"})
+
+    assert document["outcome"] == "rolled_back"
+    assert "post_deployment.checklist failed" in document["reason"]
+    assert control.state(release.policy)["champion"] is None
 
 
 def test_a_candidate_below_the_minimum_return_is_reported_as_rejected(release: Release) -> None:
