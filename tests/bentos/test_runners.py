@@ -18,7 +18,7 @@ from bentos.overrides import Active, Overrides
 from bentos.package import PackageError, Safety, Serve, Space, load
 from bentos.problems import Problem
 from bentos.routes import Route
-from bentos.rows import DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
+from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain, envelope
@@ -246,6 +246,12 @@ def test_a_question_past_its_deadline_is_given_up_and_dropped_from_the_queue() -
 def test_a_full_queue_refuses() -> None:
     answers = batched(Slow(), [observations(0.0) for _ in range(30)], batch_size=1, max_queued=10)
     assert sum(isinstance(answer, Overloaded) for answer in answers) >= 18
+
+
+def test_the_largest_request_fits_into_an_empty_queue() -> None:
+    (answer,) = batched(Slow(0.0), [observations(*[0.0] * MAX_ROWS)], batch_size=32)
+    assert isinstance(answer, Decision)
+    assert len(answer.action) == MAX_ROWS
 
 
 # validate
