@@ -13,7 +13,6 @@ from tasks.runs import Release
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ENDED_WELL = ("promoted", "rolled_back", "inconclusive")
 CONFIRMATION = "post_deployment.checklist"
 
 
@@ -24,7 +23,7 @@ class ReportOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Report from the states of the run's other tasks."""
-        from tasks.report import report
+        from tasks.report import ENDED_WELL, report
 
         ti, dag_run, dag_id = context["ti"], context["dag_run"], context["dag"].dag_id
         states = ti.get_task_states(dag_id=dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
