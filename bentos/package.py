@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,6 +219,17 @@ def session_options() -> ort.SessionOptions:
     return options
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What the original policy was asked and answered: `inputs` [n, ...] by name (raw, mask and state included),
+    `actions` [n, ...], and the `returns` [episodes] it was seen to earn (none where its environment could not run).
+    """
+
+    inputs: dict[str, Array]
+    actions: Array
+    returns: Array
+
+
 class Policy:
     """A loaded package: the in-process policy, without torch. Thread-safe: `run` may be called concurrently."""
 
@@ -275,11 +287,12 @@ class Policy:
         action = self.run(feeds, ["action"])["action"]
         return action if batched else action[0]
 
-    def baseline(self) -> dict[str, Array]:
-        """The arrays of `baseline.npz`: `observations` [n, ...], `actions` [n, ...], `returns` [episodes]."""
+    def baseline(self) -> Baseline:
+        """What the package was made from, read from `baseline.npz`."""
         path = verify_file(self.directory, self.manifest, BASELINE)
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+        return Baseline(actions=arrays.pop("actions"), returns=arrays.pop("returns"), inputs=arrays)
 
 
 def load(directory: str | Path, package_sha256: str | None = None, variant: str | None = None) -> Policy:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bentos.home import home
 from tasks import runs
 from tasks.errors import Misconfigured
-from tasks.measurement import latency, measure_apart, rows
+from tasks.inputs import Inputs, repeat, spread
+from tasks.measurement import latency, measure_apart
+
+if TYPE_CHECKING:
+    from bentos.package import Tensor
+    from tasks.importing import Agent
 
 FAMILIES = ("fp32", "fp16", "int8")
 MEMBERS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-dynamic", "int8-static")}
 BATCHES = (1, 8, 32, 64, 256, 1024)
 COMPARED_BATCHES = (1, 64)
+MEASURED_ROWS = 1_024
 ORIGINALS = "benchmark/originals.json"
 """Latency of SB3 and TorchScript, measured where torch is loaded anyway: by the export."""
 
@@ -41,16 +47,19 @@ def alone() -> Iterator[None]:
 
 
 def measure_variants(
-    graphs: dict[str, Path], reference: Path, observations: npt.NDArray[Any], served: int, scratch: Path
+    graphs: dict[str, Path], reference: Path, given: Inputs, served: int, scratch: Path
 ) -> dict[str, Any]:
     """Measurements of each graph, by variant, each in a fresh process. `served` is the spec's batch size."""
-    sample = scratch / "observations.npy"
-    np.save(sample, observations[:1024])
+    sample = scratch / "inputs.npz"
+    arrays: dict[str, Any] = {**spread(given, MEASURED_ROWS)}
+    np.savez(sample, **arrays)
     batches = sorted({*BATCHES, served})
     return {name: measure_apart(graph, reference, sample, batches, served) for name, graph in graphs.items()}
 
 
-def compare_with_originals(agent: Any, torchscript: Path, observations: npt.NDArray[Any]) -> dict[str, Any]:
+def compare_with_originals(
+    agent: Agent, torchscript: Path, interface: Sequence[Tensor], given: Inputs
+) -> dict[str, Any]:
     """Latency of what one would serve otherwise: SB3's `predict` and TorchScript, in this process."""
     import torch
 
@@ -58,11 +67,11 @@ def compare_with_originals(agent: Any, torchscript: Path, observations: npt.NDAr
     script = torch.jit.load(str(torchscript))
     found: dict[str, Any] = {"sb3_predict": {"batch": {}}, "torchscript": {"batch": {}}}
     for batch in COMPARED_BATCHES:
-        observed = rows(observations, batch)
-        tensor = torch.from_numpy(observed)
-        found["sb3_predict"]["batch"][str(batch)] = latency(lambda given=observed: agent.predict(given), batch)  # type: ignore[misc]
+        rows = repeat(given, batch)
+        tensors = [torch.from_numpy(rows[tensor.name].astype(tensor.dtype)) for tensor in interface]
+        found["sb3_predict"]["batch"][str(batch)] = latency(partial(agent.decide, rows), batch)
         with torch.no_grad():
-            found["torchscript"]["batch"][str(batch)] = latency(lambda given=tensor: script(given), batch)  # type: ignore[misc]
+            found["torchscript"]["batch"][str(batch)] = latency(partial(script, *tensors), batch)
     return found
 
 
@@ -76,8 +85,7 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
         raise Misconfigured(f"unknown family {family!r}; expected one of {FAMILIES}")
     written = release.get_json(QUANTIZATION) or {}
     with release.scratch() as scratch:
-        observations, _ = load_rollout(release.fetch(ROLLOUT, scratch))
-        observations = observations.astype("float32" if observations.dtype == np.float64 else observations.dtype)
+        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
         reference = release.fetch(f"export/{ONNX}", scratch)
         graphs = {
             name: reference if name == "fp32" else release.fetch(f"quantize/{written[name]['file']}", scratch)
@@ -85,7 +93,7 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
             if name == "fp32" or written[name]["file"]
         }
         with alone():
-            found = measure_variants(graphs, reference, observations, release.spec.serve.batch_size, scratch)
+            found = measure_variants(graphs, reference, given, release.spec.serve.batch_size, scratch)
     if family == "fp32":
         found["fp32"]["compared_with"] = release.get_json(ORIGINALS)
     release.put_json(artifact(family), found)

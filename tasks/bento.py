@@ -135,8 +135,8 @@ def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]
     A quantized variant was held against the evaluated policy when it was chosen. Rows that the safety envelope
     changed are left out. Returns {"observations", "compared"}. Raises Rejected when an action differs.
     """
-    observations, taken = load_rollout(rollout)
-    observations, taken = observations[:ASKED], taken[:ASKED]
+    given, taken = load_rollout(rollout)
+    observations, taken = given["observation"][:ASKED], taken[:ASKED]
     answer = ask(server.url, package.manifest.name, observations)
     others = sorted({source for source in answer["sources"] if source != "policy"})
     if others:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tasks.errors import Misconfigured
 from tasks.spec import Environment
 
@@ -22,6 +25,20 @@ def make(environment: Environment) -> gymnasium.Env[Any, Any]:
         raise Misconfigured(
             f"environment {environment.id!r} cannot be made: {error}; install the package that registers it"
         ) from error
+
+
+def action_mask(environment: gymnasium.Env[Any, Any]) -> npt.NDArray[np.bool_]:
+    """The actions an environment allows now [entries of the mask], from its `action_masks()`, as sb3-contrib asks it.
+
+    Raises Misconfigured for an environment that has none.
+    """
+    try:
+        masks = environment.get_wrapper_attr("action_masks")()
+    except AttributeError as error:
+        raise Misconfigured(
+            f"{environment.unwrapped}: a maskable policy needs an environment with a method `action_masks()`"
+        ) from error
+    return np.asarray(masks, dtype=bool).reshape(-1)
 
 
 def make_vectorised(environment: Environment, n_envs: int, seed: int) -> VecEnv:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bentos.package import Tensor
 from tasks import runs
 from tasks.errors import Rejected
-from tasks.rollout import EVALUATION_SEED, Rollout, bootstrap_interval, play, thin
+from tasks.inputs import Array, Decide, Inputs
+from tasks.rollout import EVALUATION_SEED, Rollout, bootstrap_interval, join, play, thin
 from tasks.spec import Environment
 
 EVALUATION = "evaluation/evaluation.json"
@@ -43,7 +44,7 @@ class Evaluation:
     passed: bool
 
 
-def judge(returns: npt.NDArray[Any], lengths: npt.NDArray[Any], minimum: float) -> Evaluation:
+def judge(returns: Array, lengths: Array, minimum: float) -> Evaluation:
     """Summarise returns [n] and lengths [n]; `passed` when the mean is at least `minimum`."""
     lower, upper = bootstrap_interval(returns, CONFIDENCE)
     mean = float(returns.mean())
@@ -63,57 +64,54 @@ def judge(returns: npt.NDArray[Any], lengths: npt.NDArray[Any], minimum: float) 
 
 
 def evaluate_policy(
-    environment: Environment,
-    decide: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-    episodes: int,
-    minimum: float,
+    environment: Environment, decide: Decide, episodes: int, minimum: float, interface: Sequence[Tensor] = ()
 ) -> tuple[Evaluation, Rollout]:
-    """Play `episodes` on the fixed evaluation seeds and judge them.
+    """Play `episodes` on the fixed evaluation seeds and judge them. `interface`: see `play`.
 
     The rollout that is returned has at least 2,000 on-policy steps: where the judged episodes are too short for it,
     it holds further ones that count for nothing else.
     """
-    rollout = play(environment, decide, range(EVALUATION_SEED, EVALUATION_SEED + episodes))
+    rollout = play(environment, decide, range(EVALUATION_SEED, EVALUATION_SEED + episodes), interface)
     evaluation = judge(rollout.returns, rollout.lengths, minimum)
-    played = episodes
     while len(rollout.episode_index) < MINIMUM_STEPS:
-        first = EVALUATION_SEED + played
-        more = play(environment, decide, range(first, first + EXTRA_EPISODES))
-        rollout = Rollout(
-            np.concatenate([rollout.returns, more.returns]),
-            np.concatenate([rollout.lengths, more.lengths]),
-            np.concatenate([rollout.observations, more.observations]),
-            np.concatenate([rollout.actions, more.actions]),
-            np.concatenate([rollout.episode_index, more.episode_index + played]),
-        )
-        played += EXTRA_EPISODES
+        first = EVALUATION_SEED + len(rollout.returns)
+        rollout = join(rollout, play(environment, decide, range(first, first + EXTRA_EPISODES), interface))
     return evaluation, rollout
 
 
 def save_rollout(rollout: Rollout, path: Path) -> None:
     """Write the steps of a rollout (at most 8,192 of them, evenly spaced) as plain arrays."""
     kept = thin(rollout, KEPT_STEPS)
-    np.savez_compressed(path, observations=kept.observations, actions=kept.actions, episode_index=kept.episode_index)
+    arrays: dict[str, Any] = {**kept.inputs, "action": kept.actions, "episode": kept.episode_index}
+    np.savez_compressed(path, **arrays)
 
 
-def load_rollout(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Observations [n, ...] and actions [n, ...] of a saved rollout."""
+def load_rollout(path: Path) -> tuple[Inputs, Array]:
+    """Inputs and actions [n, ...] of a saved rollout."""
     with np.load(path, allow_pickle=False) as archive:
-        return archive["observations"], archive["actions"]
+        arrays = {name: archive[name] for name in archive.files}
+    actions = arrays.pop("action")
+    del arrays["episode"]
+    return arrays, actions
 
 
 def evaluate(release: runs.Release) -> dict[str, Any]:
     """The stage: judge the release's model. The evidence is kept before a failing candidate raises Rejected."""
     import torch
 
+    from tasks.environments import make
+    from tasks.exporters import exporter_for
     from tasks.importing import fetch_agent
 
     torch.set_num_threads(1)
     settings = release.spec.evaluate
     with release.scratch() as scratch:
         agent = fetch_agent(release, scratch)
+        environment = make(release.spec.environment)
+        interface = exporter_for(agent, environment.observation_space).inputs
+        environment.close()
         evaluation, rollout = evaluate_policy(
-            release.spec.environment, agent.predict, settings.episodes, settings.minimum_mean_return
+            release.spec.environment, agent.decide, settings.episodes, settings.minimum_mean_return, interface
         )
         path = scratch / Path(ROLLOUT).name
         save_rollout(rollout, path)

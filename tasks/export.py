@@ -6,18 +6,17 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from bentos.package import Space, Tensor
 from tasks import parity, runs
+from tasks.cases import cases
 from tasks.errors import Rejected
 from tasks.graph import decider
+from tasks.inputs import Decide, Inputs, Outputs
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +28,6 @@ EXPORT = "export/export.json"
 ONNX, TORCHSCRIPT, PT2 = "policy.onnx", "policy.ts", "policy.pt2"
 OPSET = 18
 TRACE_BATCH = 3
-
-Array = npt.NDArray[Any]
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +51,10 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
     for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     graph, dummy = exporter.graph(), exporter.dummy(TRACE_BATCH)
+    batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        program = torch.export.export(graph, (dummy,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(graph, dummy, dynamic_shapes=(tuple({0: batch} for _ in dummy),))
         torch.export.save(program, directory / PT2)
         torch.onnx.export(
             program,
@@ -69,23 +67,24 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
             external_data=False,
             verbose=False,
         )
-        traced = torch.jit.freeze(torch.jit.trace(graph, (dummy,), check_trace=False))
+        traced = torch.jit.freeze(torch.jit.trace(graph, dummy, check_trace=False))
         torch.jit.save(traced, str(directory / TORCHSCRIPT))
     onnx.checker.check_model(onnx.load(directory / ONNX), full_check=True)
 
 
-def torch_decider(module: torch.nn.Module, dtype: str) -> Callable[[Array], Array]:
-    """The policy in a torch module: raw observations [n, ...] -> env-ready actions [n, ...]."""
+def torch_decider(module: torch.nn.Module, exporter: Exporter) -> Decide:
+    """The policy in a torch module."""
     import torch
 
-    def decide(observations: Array) -> Array:
+    def decide(inputs: Inputs) -> Outputs:
         with torch.no_grad():
-            return np.asarray(module(torch.from_numpy(np.ascontiguousarray(observations, dtype=dtype)))[0].numpy())
+            outputs = module(*exporter.tensors(inputs))
+        return {name: output.numpy() for name, output in zip(exporter.outputs, outputs, strict=True)}
 
     return decide
 
 
-def load_formats(directory: Path, dtype: str) -> dict[str, Callable[[Array], Array]]:
+def load_formats(directory: Path, exporter: Exporter) -> dict[str, Decide]:
     """Deciders of the three written formats, read back from their files."""
     import torch
 
@@ -93,8 +92,8 @@ def load_formats(directory: Path, dtype: str) -> dict[str, Callable[[Array], Arr
         warnings.simplefilter("ignore")
         return {
             "onnx": decider(directory / ONNX),
-            "torchscript": torch_decider(torch.jit.load(str(directory / TORCHSCRIPT)), dtype),
-            "pt2": torch_decider(torch.export.load(directory / PT2).module(), dtype),
+            "torchscript": torch_decider(torch.jit.load(str(directory / TORCHSCRIPT)), exporter),
+            "pt2": torch_decider(torch.export.load(directory / PT2).module(), exporter),
         }
 
 
@@ -115,8 +114,8 @@ def describe_outputs(path: Path) -> tuple[tuple[Tensor, ...], int]:
     return outputs, int(opset)
 
 
-def export_policy(agent: Agent, observations: Array, directory: Path, raw_space: Any = None) -> Exported:
-    """Write all formats of `agent` into `directory` and prove them on `observations` [n, ...] (raw, on-policy).
+def export_policy(agent: Agent, directory: Path, raw_space: Any = None, on_policy: Inputs | None = None) -> Exported:
+    """Write all formats of `agent` into `directory` and prove them, on `on_policy` inputs where there are any.
 
     Raises Misconfigured for a policy that no exporter takes. Whether the formats are equal is in `parity["equal"]`.
     """
@@ -127,11 +126,14 @@ def export_policy(agent: Agent, observations: Array, directory: Path, raw_space:
     write_formats(exporter, directory)
     outputs, opset = describe_outputs(directory / ONNX)
     action_space = describe(exporter.action_space)
+    proved_on = cases(
+        exporter.observation_space, exporter.inputs, agent.normalizer, on_policy, parity.groups(action_space)
+    )
     proof = parity.prove(
         action_space,
-        agent.predict,
-        load_formats(directory, exporter.inputs[0].dtype),
-        observations.astype(exporter.inputs[0].dtype),
+        parity.Original(agent.decide, exporter.original_parameters),
+        load_formats(directory, exporter),
+        proved_on,
     )
     return Exported(exporter.inputs, outputs, opset, describe(exporter.observation_space), action_space, proof)
 
@@ -147,25 +149,24 @@ def export(release: runs.Release) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     with release.scratch() as scratch:
-        observations, _ = load_rollout(release.fetch(ROLLOUT, scratch))
+        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
         agent = fetch_agent(release, scratch)
         environment = make(release.spec.environment)
         directory = scratch / "export"
         directory.mkdir()
-        exported = export_policy(agent, observations, directory, environment.observation_space)
+        exported = export_policy(agent, directory, environment.observation_space, given)
         environment.close()
         release.put_directory(directory, "export")
-        sample = observations.astype(exported.inputs[0].dtype)
         with alone():
-            release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, sample))
+            release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given))
     release.put_json(EXPORT, msgspec.to_builtins(exported))
     release.tag(stage="exported")
     if not exported.parity["equal"]:
         raise Rejected(f"the exported policy does not act as the original: {parity.worst(exported.parity)}")
-    log.info("ONNX, TorchScript and pt2 equal the original on %d observations", len(observations))
+    log.info("ONNX, TorchScript and pt2 equal the original on %d observations", exported.parity["observations"])
     return {
         "outputs": [output.name for output in exported.outputs],
         "opset": exported.opset,
-        "observations": len(observations),
+        "observations": exported.parity["observations"],
         "equal": True,
     }

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from bentos.package import session_options
-
-Array = npt.NDArray[Any]
+from tasks.inputs import Decide, Inputs, Outputs
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -31,17 +28,23 @@ def open_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
 
 
-def input_dtype(session: ort.InferenceSession) -> str:
-    """The NumPy name of the dtype that the graph takes observations in."""
-    return _DTYPES[session.get_inputs()[0].type]
+def dtypes(session: ort.InferenceSession) -> dict[str, str]:
+    """The NumPy name of the dtype that the graph takes each of its inputs in."""
+    return {entry.name: _DTYPES[entry.type] for entry in session.get_inputs()}
 
 
-def decider(path: Path) -> Callable[[Array], Array]:
-    """The policy in an ONNX file: raw observations [n, ...] -> env-ready actions [n, ...]."""
+def cast(inputs: Inputs, to: Mapping[str, str]) -> Inputs:
+    """The inputs of a graph, contiguous and in its dtypes; others are left out."""
+    return {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in to.items()}
+
+
+def decider(path: Path) -> Decide:
+    """The policy in an ONNX file."""
     session = open_session(path)
-    dtype = input_dtype(session)
+    names = [output.name for output in session.get_outputs()]
+    to = dtypes(session)
 
-    def decide(observations: Array) -> Array:
-        return np.asarray(session.run(["action"], {"observation": np.ascontiguousarray(observations, dtype=dtype)})[0])
+    def decide(inputs: Inputs) -> Outputs:
+        return dict(zip(names, session.run(names, cast(inputs, to)), strict=True))
 
     return decide

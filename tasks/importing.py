@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks import runs
+from tasks import inputs, runs
 from tasks.algorithms import CLASSES, algorithm_class
 from tasks.errors import Misconfigured
+from tasks.inputs import Inputs, Outputs
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -62,17 +62,33 @@ _SIGNATURES: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Agent:
-    """A model with the normalization it was trained under: what it does is `predict` of raw observations."""
+    """A model with the normalization it was trained under: what it does is `decide` from raw observations."""
 
     algorithm: str
     model: BaseAlgorithm
     normalizer: VecNormalize | None
 
-    def predict(self, observations: Any) -> npt.NDArray[Any]:
-        """SB3's deterministic actions [n, ...] for raw observations [n, ...], through the real VecNormalize."""
-        if self.normalizer is not None:
-            observations = self.normalizer.normalize_obs(observations)
-        return np.asarray(self.model.predict(observations, deterministic=True)[0])
+    def normalize(self, observations: Any) -> Any:
+        """Raw observations (an array [n, ...], or a dict of them) as the model was trained on them."""
+        return observations if self.normalizer is None else self.normalizer.normalize_obs(observations)
+
+    def decide(self, given: Inputs) -> Outputs:
+        """SB3's deterministic `predict` of raw observations, through the real VecNormalize.
+
+        `action` [n, ...]; a recurrent policy's `next_state_h` and `next_state_c` [n, layers, hidden], too.
+        """
+        options: dict[str, Any] = {}
+        if inputs.MASK in given:
+            options["action_masks"] = given[inputs.MASK]
+        if inputs.START in given:
+            options["state"] = tuple(given[name].swapaxes(0, 1) for name in inputs.STATES)
+            options["episode_start"] = given[inputs.START]
+        observed = self.normalize(inputs.observations(given))
+        action, states = self.model.predict(observed, deterministic=True, **options)
+        outputs = {"action": np.asarray(action)}
+        if inputs.START in given:
+            outputs |= {f"next_{name}": state.swapaxes(0, 1) for name, state in zip(inputs.STATES, states, strict=True)}
+        return outputs
 
 
 def guess_algorithm(zip_path: Path) -> str:

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tasks.graph import input_dtype, open_session
-
-Array = npt.NDArray[Any]
+from tasks.graph import cast, dtypes, open_session
+from tasks.inputs import Array, Inputs, repeat
 
 WARM_UP_CALLS = 20
 MINIMUM_CALLS = 200
@@ -28,11 +26,6 @@ MAXIMUM_CALLS = 3_000
 SECONDS_A_BATCH = 0.06
 INTERLEAVED_ROUNDS = 40
 INTERLEAVED_CALLS = 20
-
-
-def rows(observations: Array, batch: int) -> Array:
-    """`batch` observations, repeating the given ones [n, ...] as often as needed."""
-    return np.ascontiguousarray(observations[np.arange(batch) % len(observations)])
 
 
 def durations(call: Callable[[], Any], calls: int | None = None) -> Array:
@@ -83,16 +76,15 @@ def memory_mb() -> tuple[float, float]:
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
-def measure(graph: Path, reference: Path, observations: Array, batches: Sequence[int], served: int) -> dict[str, Any]:
+def measure(graph: Path, reference: Path, given: Inputs, batches: Sequence[int], served: int) -> dict[str, Any]:
     """Latency by batch size, load time, memory, size, and the cost beside `reference` at batch `served`."""
     runtime_mb, _ = memory_mb()
     before = time.perf_counter()
     session = open_session(graph)
     load_ms = (time.perf_counter() - before) * 1e3
-    dtype = input_dtype(session)
 
     def caller(of: Any, batch: int) -> Callable[[], Any]:
-        feeds = {"observation": rows(observations, batch).astype(dtype)}
+        feeds = cast(repeat(given, batch), dtypes(of))
         return lambda: of.run(["action", "finite"], feeds)
 
     by_batch = {str(batch): latency(caller(session, batch), batch) for batch in batches}
@@ -111,12 +103,13 @@ def measure(graph: Path, reference: Path, observations: Array, batches: Sequence
     }
 
 
-def measure_apart(
-    graph: Path, reference: Path, observations: Path, batches: Sequence[int], served: int
-) -> dict[str, Any]:
-    """`measure` in a fresh process; `observations` is a .npy file. Raises CalledProcessError with its output."""
+def measure_apart(graph: Path, reference: Path, given: Path, batches: Sequence[int], served: int) -> dict[str, Any]:
+    """`measure` in a fresh process; `given` is an .npz file of inputs by name.
+
+    Raises CalledProcessError with its output.
+    """
     command = [sys.executable, "-m", "tasks.measurement", str(graph), "--reference", str(reference)]
-    command += ["--observations", str(observations), "--batches", *map(str, batches), "--served", str(served)]
+    command += ["--inputs", str(given), "--batches", *map(str, batches), "--served", str(served)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))
 
@@ -125,12 +118,13 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description="Measure one ONNX graph.")
     parser.add_argument("graph", type=Path)
     parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--observations", type=Path, required=True)
+    parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", required=True)
     parser.add_argument("--served", type=int, required=True)
     given = parser.parse_args()
-    observations = np.load(given.observations, allow_pickle=False)
-    json.dump(measure(given.graph, given.reference, observations, given.batches, given.served), sys.stdout)
+    with np.load(given.inputs, allow_pickle=False) as archive:
+        rows = {name: archive[name] for name in archive.files}
+    json.dump(measure(given.graph, given.reference, rows, given.batches, given.served), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,17 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bentos.package import Space
+from bentos.package import Space, Tensor
 from tasks import runs
 from tasks.errors import Misconfigured
-from tasks.graph import decider, input_dtype, open_session
-from tasks.parity import Difference, compare, in_batches
+from tasks.graph import cast, decider, dtypes, open_session
+from tasks.inputs import Array, Decide, Inputs, in_batches, repeat, spread, take
+from tasks.parity import Difference, compare
 from tasks.rollout import QUANTIZATION_SEED, bootstrap_interval, play
 from tasks.spec import Environment
 
@@ -30,12 +28,10 @@ MINIMUM_AGREEMENT = 0.995
 MAXIMUM_P99_ERROR = 0.01
 BATCH_TOLERANCE = 1e-4
 
-Array = npt.NDArray[Any]
-
 log = logging.getLogger(__name__)
 
 
-def write_fp16(source: Path, target: Path, observations: Array) -> None:
+def write_fp16(source: Path, target: Path, given: Inputs) -> None:
     """Weights and arithmetic in float16; inputs and outputs keep their dtypes."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -43,15 +39,15 @@ def write_fp16(source: Path, target: Path, observations: Array) -> None:
     onnx.save(convert_float_to_float16(_without_value_info(source), keep_io_types=True), target)
 
 
-def write_int8_dynamic(source: Path, target: Path, observations: Array) -> None:
+def write_int8_dynamic(source: Path, target: Path, given: Inputs) -> None:
     """Weights in int8; activations quantized with a scale found anew for every batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(_without_value_info(source), target, weight_type=QuantType.QInt8, per_channel=True)
 
 
-def write_int8_static(source: Path, target: Path, observations: Array) -> None:
-    """Weights and activations in int8, with scales calibrated on `observations` [n, ...] (raw, on-policy)."""
+def write_int8_static(source: Path, target: Path, given: Inputs) -> None:
+    """Weights and activations in int8, with scales calibrated on `given` (raw, on-policy)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class OnPolicy(CalibrationDataReader):
@@ -61,12 +57,11 @@ def write_int8_static(source: Path, target: Path, observations: Array) -> None:
         def get_next(self) -> dict[str, Array] | None:
             return next(self._batches, None)
 
-    rows = observations[np.linspace(0, len(observations) - 1, CALIBRATION_ROWS).astype(np.int64)]
-    rows = np.ascontiguousarray(rows, dtype=input_dtype(open_session(source)))
+    rows = cast(repeat(spread(given, CALIBRATION_ROWS), CALIBRATION_ROWS), dtypes(open_session(source)))
     quantize_static(
         _without_value_info(source),
         target,
-        OnPolicy({"observation": rows[at : at + 64]} for at in range(0, len(rows), 64)),
+        OnPolicy(take(rows, slice(at, at + 64)) for at in range(0, CALIBRATION_ROWS, 64)),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul", "Gemm", "Conv"],
         per_channel=True,
@@ -89,7 +84,7 @@ class Variant:
     """One reduced-precision form of a policy: its file and how it is written."""
 
     file: str
-    write: Callable[[Path, Path, Array], None]
+    write: Callable[[Path, Path, Inputs], None]
 
 
 VARIANTS = {
@@ -144,36 +139,49 @@ def judge(evidence: Evidence, discrete: bool, tolerated_loss: float) -> tuple[bo
     )
 
 
-def is_batch_invariant(space: Space, decide: Callable[[Array], Array], observations: Array) -> bool:
-    """Whether actions for the first 256 observations are the same alone, in sevens and in sixty-fours."""
-    rows = observations[:256]
-    alone = in_batches(decide, rows, 1)
+def is_batch_invariant(space: Space, decide: Decide, given: Inputs) -> bool:
+    """Whether actions for the first 256 rows are the same alone, in sevens and in sixty-fours."""
+    rows = take(given, slice(256))
+    alone = in_batches(decide, rows, 1)["action"]
     return all(
-        compare(space, alone, in_batches(decide, rows, batch), BATCH_TOLERANCE).agreement == 1.0 for batch in (7, 64)
+        compare(space, alone, in_batches(decide, rows, batch)["action"], BATCH_TOLERANCE).agreement == 1.0
+        for batch in (7, 64)
     )
 
 
 def measure(
-    space: Space, reference: Path, variant: Path, observations: Array, environment: Environment, baseline: Array
+    space: Space,
+    interface: Sequence[Tensor],
+    reference: Path,
+    variant: Path,
+    given: Inputs,
+    environment: Environment,
+    baseline: Array,
 ) -> Evidence:
-    """Compare a variant with the fp32 graph on `observations`, and its returns with `baseline` [episodes]."""
+    """Compare a variant with the fp32 graph on `given` rows, and its returns with `baseline` [episodes]."""
     decide = decider(variant)
-    rows = observations[:COMPARED_ROWS]
+    rows = take(given, slice(COMPARED_ROWS))
     tolerance = 0.0 if space.type != "Box" else MAXIMUM_P99_ERROR
-    returns = play(environment, decide, range(QUANTIZATION_SEED, QUANTIZATION_SEED + len(baseline))).returns
+    returns = play(environment, decide, range(QUANTIZATION_SEED, QUANTIZATION_SEED + len(baseline)), interface).returns
     paired = returns - baseline
     lower, upper = bootstrap_interval(paired)
     return Evidence(
-        compare(space, in_batches(decider(reference), rows, 64), in_batches(decide, rows, 64), tolerance),
+        compare(
+            space,
+            in_batches(decider(reference), rows, 64)["action"],
+            in_batches(decide, rows, 64)["action"],
+            tolerance,
+        ),
         ReturnDifference(len(paired), float(paired.mean()), lower, upper),
-        is_batch_invariant(space, decide, observations),
+        is_batch_invariant(space, decide, given),
     )
 
 
 def quantize_policy(
     reference: Path,
-    observations: Array,
+    given: Inputs,
     space: Space,
+    interface: Sequence[Tensor],
     environment: Environment,
     tolerated_loss: float,
     directory: Path,
@@ -185,15 +193,15 @@ def quantize_policy(
     "return_difference", "batch_invariant"}}`; a variant that cannot be made has no file and says why.
     """
     seeds = range(QUANTIZATION_SEED, QUANTIZATION_SEED + episodes)
-    baseline = play(environment, decider(reference), seeds).returns
+    baseline = play(environment, decider(reference), seeds, interface).returns
     found: dict[str, dict[str, Any]] = {}
     for name, variant in VARIANTS.items():
         target = directory / variant.file
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet():
                 warnings.simplefilter("ignore")
-                variant.write(reference, target, observations)
-            evidence = measure(space, reference, target, observations, environment, baseline)
+                variant.write(reference, target, given)
+            evidence = measure(space, interface, reference, target, given, environment, baseline)
         except Misconfigured:
             raise
         except Exception as error:  # noqa: BLE001 - a converter that fails on this graph rejects its own variant only
@@ -239,14 +247,15 @@ def quantize(release: runs.Release) -> dict[str, Any]:
 
     exported = msgspec.convert(release.get_json(EXPORT), Exported)
     with release.scratch() as scratch:
-        observations, _ = load_rollout(release.fetch(ROLLOUT, scratch))
+        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
         reference = release.fetch(f"export/{ONNX}", scratch)
         directory = scratch / "quantize"
         directory.mkdir()
         found = quantize_policy(
             reference,
-            observations,
+            given,
             exported.action_space,
+            exported.inputs,
             release.spec.environment,
             release.spec.canary.margin,
             directory,

@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from bentos import package
 from tasks import benchmark, runs
 from tasks.errors import Misconfigured, Rejected
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
+from tasks.graph import decider
+from tasks.inputs import Array, Inputs, flat, in_batches, spread
 from tasks.parity import CONTINUOUS_TOLERANCE, compare
 from tasks.spec import PolicySpec
 
@@ -28,8 +29,6 @@ BASELINE_ROWS = 2_048
 ACTION_BINS = 20
 TIE = 0.9
 """A variant replaces fp32 only when it costs at most this share of fp32's time."""
-
-Array = npt.NDArray[Any]
 
 log = logging.getLogger(__name__)
 
@@ -111,19 +110,19 @@ def _explain(chosen: Row, rows: list[Row], within: bool, batch_size: int, slo_ms
     return ". ".join([head, *others]) + "."
 
 
-def baselines(space: package.Space, observations: Array, actions: Array, returns: Array) -> dict[str, Any]:
+def baselines(space: package.Space, given: Inputs, actions: Array, returns: Array) -> dict[str, Any]:
     """What serving is later compared with: statistics of on-policy observations, actions and returns, as JSON.
 
     Continuous actions are binned per dimension, 20 bins over the span of the space (of the actions, if unbounded).
     """
-    flat = observations.reshape(len(observations), -1).astype(np.float64)
+    observed = flat(given)
     return {
         "observations": {
-            "mean": flat.mean(axis=0).tolist(),
-            "std": flat.std(axis=0).tolist(),
-            "min": flat.min(axis=0).tolist(),
-            "max": flat.max(axis=0).tolist(),
-            "count": len(flat),
+            "mean": observed.mean(axis=0).tolist(),
+            "std": observed.std(axis=0).tolist(),
+            "min": observed.min(axis=0).tolist(),
+            "max": observed.max(axis=0).tolist(),
+            "count": len(observed),
             "source": "on-policy",
         },
         "actions": _action_baseline(space, actions),
@@ -176,7 +175,7 @@ def assemble(
     directory: Path,
     spec: PolicySpec,
     evidence: Evidence,
-    observations: Array,
+    given: Inputs,
     actions: Array,
     git_commit: str,
 ) -> str:
@@ -185,10 +184,8 @@ def assemble(
     The same evidence gives the same bytes. Returns the package's SHA-256 (that of `policy.json`).
     """
     returns = np.array(evidence.evaluation["returns"])
-    kept = np.linspace(0, len(observations) - 1, min(BASELINE_ROWS, len(observations))).astype(np.int64)
-    np.savez_compressed(
-        directory / package.BASELINE, observations=observations[kept], actions=actions[kept], returns=returns
-    )
+    kept: dict[str, Any] = spread({**given, "actions": actions}, BASELINE_ROWS)
+    np.savez_compressed(directory / package.BASELINE, returns=returns, **kept)
     exported, canary = evidence.exported, spec.canary
     variants = {"fp32": ONNX} | {
         name: entry["file"] for name, entry in sorted(evidence.judged.items()) if entry["accepted_actions"]
@@ -218,14 +215,14 @@ def assemble(
         benchmark=dict(evidence.measured),
         quantization=dict(evidence.judged),
         selection=asdict(evidence.selection),
-        baselines=baselines(exported.action_space, observations, actions, returns),
+        baselines=baselines(exported.action_space, given, actions, returns),
         training=dict(evidence.training),
         git_sha=git_commit,
     )
     return package.write_manifest(directory, manifest)
 
 
-def verify(directory: Path, sha256: str, observations: Array, actions: Array) -> None:
+def verify(directory: Path, sha256: str, given: Inputs, actions: Array) -> None:
     """Load the finished package and ask it what the original policy was asked. Raises Rejected when it differs.
 
     A quantized variant is held to the tolerance of the quantization gate.
@@ -234,9 +231,8 @@ def verify(directory: Path, sha256: str, observations: Array, actions: Array) ->
 
     policy = package.load(directory, sha256)
     space, exact = policy.manifest.action_space, policy.variant == "fp32"
-    difference = compare(
-        space, actions, policy.predict(observations), CONTINUOUS_TOLERANCE if exact else MAXIMUM_P99_ERROR
-    )
+    decided = in_batches(decider(directory / policy.manifest.variants[policy.variant]), given, 256)["action"]
+    difference = compare(space, actions, decided, CONTINUOUS_TOLERANCE if exact else MAXIMUM_P99_ERROR)
     asked = 1.0 if exact else MINIMUM_AGREEMENT if space.type != "Box" else 0.99
     if difference.agreement < asked:
         raise Rejected(
@@ -286,7 +282,7 @@ def select(release: runs.Release) -> dict[str, Any]:
         selection,
     )
     with release.scratch() as scratch:
-        observations, actions = load_rollout(release.fetch(ROLLOUT, scratch))
+        given, actions = load_rollout(release.fetch(ROLLOUT, scratch))
         directory = scratch / PACKAGE
         directory.mkdir()
         exported = release.fetch("export", scratch)
@@ -295,8 +291,8 @@ def select(release: runs.Release) -> dict[str, Any]:
         for entry in judged.values():
             if entry["accepted_actions"]:
                 shutil.copy(release.fetch(f"quantize/{entry['file']}", scratch), directory / entry["file"])
-        sha256 = assemble(directory, release.spec, evidence, observations, actions, _commit(release))
-        verify(directory, sha256, observations, actions)
+        sha256 = assemble(directory, release.spec, evidence, given, actions, _commit(release))
+        verify(directory, sha256, given, actions)
         release.put_directory(directory, PACKAGE)
     release.put_json(SELECTION, asdict(selection))
     release.tag(stage="packaged", package_sha256=sha256)

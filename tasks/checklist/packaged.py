@@ -11,6 +11,7 @@ import numpy as np
 from bentos.package import Policy, verify_file
 from tasks import alerts
 from tasks.checklist.types import Finding
+from tasks.inputs import take
 from tasks.readings import Reading
 from tasks.spec import PolicySpec
 
@@ -27,7 +28,7 @@ def exported(package: Policy) -> Finding:
     problems = [f"no {name}" for name in FORMATS if name not in manifest.files]
     if not manifest.parity.get("equal"):
         problems.append("parity with the trained policy was not proved")
-    feeds, _ = package.inputs(package.baseline()["observations"][:1])
+    feeds = take(package.baseline().inputs, slice(1))
     if any(array.dtype.kind == "f" for array in feeds.values()):
         spoilt = {name: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for name, a in feeds.items()}
         if package.run(spoilt, ["finite"])["finite"].any():

@@ -55,7 +55,7 @@ def post_deployment(release: Release) -> dict[str, Any]:
     control.reconcile(release.policy)  # a drill that was killed half-way left the champion elsewhere
     with release.scratch() as scratch:
         package = load(release.fetch("package", scratch))
-        observations = package.baseline()["observations"]
+        observations = package.baseline().inputs["observation"]
         checks = _checks(release, control, package, version, observations)
         checklist, decision = run_all(release.policy, version, "post_deployment", checks, release.spec.mode, who)
     record(release, control, checklist)

@@ -105,7 +105,7 @@ class _Servers:
 
     def _start(self) -> Served:
         package = self._package
-        observations = package.baseline()["observations"]
+        observations = package.baseline().inputs["observation"]
         marker = observations[len(observations) // 2]
         broken = poison(package.directory, package.manifest, marker, self._scratch / "poisoned")
         whole = server.start(self._bento, self._scratch / "server")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from tasks.errors import Misconfigured
-from tasks.exporters.actor_critic import ActorCriticExporter
-from tasks.exporters.base import Exporter, Space
+from tasks.exporters.actor_critic import ActorCriticExporter, MaskableExporter
+from tasks.exporters.base import Exporter
 from tasks.exporters.deterministic import DeterministicExporter, LinearExporter
+from tasks.exporters.preprocess import Space
 from tasks.exporters.q_values import QuantileExporter, QValueExporter
+from tasks.exporters.recurrent import RecurrentExporter
 from tasks.exporters.squashed import SquashedGaussianExporter
 from tasks.importing import Agent
 
 FAMILIES: tuple[type[Exporter], ...] = (
     ActorCriticExporter,
+    MaskableExporter,
+    RecurrentExporter,
     SquashedGaussianExporter,
     QValueExporter,
     QuantileExporter,
@@ -24,7 +28,7 @@ BY_ALGORITHM = {algorithm: family for family in FAMILIES for algorithm in family
 def exporter_for(agent: Agent, raw_space: Space | None = None) -> Exporter:
     """The exporter of an agent's family. `raw_space` is the environment's observation space, where it is known.
 
-    Raises Misconfigured for an algorithm that has none yet.
+    Raises Misconfigured for an algorithm that has none.
     """
     family = BY_ALGORITHM.get(agent.algorithm)
     if family is None:

@@ -8,8 +8,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from tasks.exporters.base import EnvironmentAction, Exporter, Space
+from tasks.exporters.base import EnvironmentAction, Exporter
+from tasks.exporters.preprocess import Observation, Space
+from tasks.exporters.spaces import integer
 from tasks.importing import Agent
+from tasks.inputs import Inputs
 
 
 class DeterministicNetwork(nn.Module):
@@ -21,7 +24,7 @@ class DeterministicNetwork(nn.Module):
         self.mean = actor.mu
         self.environment_action = EnvironmentAction(action_space, squashed=True)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         mean = self.mean(self.features(observation))
         return self.environment_action(mean), mean
 
@@ -35,7 +38,7 @@ class ContinuousLinear(nn.Module):
         self.action_net = policy.action_net
         self.environment_action = EnvironmentAction(policy.action_space, bool(policy.squash_output))
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         mean = self.action_net(self.features(observation))
         return self.environment_action(mean), mean
 
@@ -47,10 +50,11 @@ class DiscreteLinear(nn.Module):
         super().__init__()
         self.features = policy.features_extractor
         self.action_net = policy.action_net
+        self.dtype = integer(policy.action_space)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         logits = self.action_net(self.features(observation))
-        return torch.argmax(logits, dim=1), logits
+        return torch.argmax(logits, dim=1).to(self.dtype), logits
 
 
 class DeterministicExporter(Exporter):
@@ -62,6 +66,9 @@ class DeterministicExporter(Exporter):
     def network(self) -> nn.Module:
         self.require((spaces.Box,))
         return DeterministicNetwork(self.policy.actor, self.action_space)
+
+    def parameters(self, observation: Any, given: Inputs) -> dict[str, Tensor]:
+        return {"mean": self.policy.actor(observation)}
 
 
 class LinearExporter(Exporter):
@@ -78,3 +85,7 @@ class LinearExporter(Exporter):
         return (
             ContinuousLinear(self.policy) if isinstance(self.action_space, spaces.Box) else DiscreteLinear(self.policy)
         )
+
+    def parameters(self, observation: Any, given: Inputs) -> dict[str, Tensor]:
+        features = self.policy.extract_features(observation, self.policy.features_extractor)
+        return {self.output_names[0]: self.policy.action_net(features)}

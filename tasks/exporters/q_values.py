@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.exporters.base import Exporter
+from tasks.exporters.preprocess import Observation
+from tasks.exporters.spaces import integer
+from tasks.inputs import Inputs
 
 
 class QNetwork(nn.Module):
@@ -17,10 +20,11 @@ class QNetwork(nn.Module):
         super().__init__()
         self.features = network.features_extractor
         self.q_net = network.q_net
+        self.dtype = integer(network.action_space)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         q_values = self.q_net(self.features(observation))
-        return torch.argmax(q_values, dim=1), q_values
+        return torch.argmax(q_values, dim=1).to(self.dtype), q_values
 
 
 class QuantileNetwork(nn.Module):
@@ -32,11 +36,12 @@ class QuantileNetwork(nn.Module):
         self.quantile_net = network.quantile_net
         self.quantiles = int(network.n_quantiles)
         self.actions = int(network.action_space.n)
+        self.dtype = integer(network.action_space)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         quantiles = self.quantile_net(self.features(observation)).reshape(-1, self.quantiles, self.actions)
         q_values = quantiles.mean(dim=1)
-        return torch.argmax(q_values, dim=1), q_values
+        return torch.argmax(q_values, dim=1).to(self.dtype), q_values
 
 
 class QValueExporter(Exporter):
@@ -48,6 +53,9 @@ class QValueExporter(Exporter):
     def network(self) -> nn.Module:
         return QNetwork(self.policy.q_net)
 
+    def parameters(self, observation: Any, given: Inputs) -> dict[str, Tensor]:
+        return {"q_values": self.policy.q_net(observation)}
+
 
 class QuantileExporter(Exporter):
     """QR-DQN."""
@@ -57,3 +65,6 @@ class QuantileExporter(Exporter):
 
     def network(self) -> nn.Module:
         return QuantileNetwork(self.policy.quantile_net)
+
+    def parameters(self, observation: Any, given: Inputs) -> dict[str, Tensor]:
+        return {"q_values": self.policy.quantile_net(observation).mean(dim=1)}

@@ -11,6 +11,7 @@ from bentos.package import Space
 from tasks.errors import Misconfigured
 
 if TYPE_CHECKING:
+    import torch
     from gymnasium import Space as GymSpace
 
 
@@ -32,9 +33,27 @@ def describe(space: GymSpace[Any]) -> Space:
             return Space("MultiDiscrete", str(space.dtype), tuple(space.shape), nvec=nvec)
         case spaces.MultiBinary():
             return Space("MultiBinary", str(space.dtype), tuple(space.shape), n=int(np.prod(space.shape)))
-    raise Misconfigured(f"spaces of type {type(space).__name__} are not supported yet")
+        case spaces.Dict():
+            return Space("Dict", spaces={key: describe(part) for key, part in space.spaces.items()})
+    raise Misconfigured(f"spaces of type {type(space).__name__} are not supported")
 
 
 def graph_dtype(space: GymSpace[Any]) -> str:
     """The dtype in which the graph takes values of a space: its own, but float32 for float64."""
     return "float32" if str(space.dtype) == "float64" else str(space.dtype)
+
+
+def integer(space: GymSpace[Any]) -> torch.dtype:
+    """The torch dtype of a space of whole numbers."""
+    import torch
+
+    return getattr(torch, np.dtype(space.dtype).name)
+
+
+def parts(space: GymSpace[Any]) -> dict[str, GymSpace[Any]]:
+    """The spaces that observations of `space` consist of, by the name of their input: one, or one a key of a Dict."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return {f"observation.{key}": part for key, part in space.spaces.items()}
+    return {"observation": space}

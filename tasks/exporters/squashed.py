@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tasks.exporters.base import EnvironmentAction, Exporter
 from tasks.exporters.gaussian import NetworkLogStd, StateDependentLogStd, log_prob_of_mean
+from tasks.exporters.preprocess import Observation
+from tasks.inputs import Inputs
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -29,7 +31,7 @@ class SquashedGaussianNetwork(nn.Module):
         )
         self.environment_action = EnvironmentAction(action_space, squashed=True)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Observation) -> tuple[Tensor, ...]:
         latent = self.latent(self.features(observation))
         mean = self.mean(latent)
         log_std = self.log_std(latent, mean)
@@ -45,3 +47,11 @@ class SquashedGaussianExporter(Exporter):
     def network(self) -> nn.Module:
         self.require((spaces.Box,))
         return SquashedGaussianNetwork(self.policy.actor, self.action_space)
+
+    def parameters(self, observation: Any, given: Inputs) -> dict[str, Tensor]:
+        mean, log_std, extra = self.policy.actor.get_action_dist_params(observation)
+        if not self.policy.actor.use_sde:
+            return {"mean": mean, "log_std": log_std}
+        # Under gSDE the deviation is only known to the distribution itself, which must be in the state first.
+        distribution = self.policy.actor.action_dist.proba_distribution(mean, log_std, **extra)
+        return {"mean": mean, "log_std": distribution.distribution.stddev.log()}

@@ -116,7 +116,7 @@ def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
             total, over = total + float(reward), terminated or truncated
         returns.append(total)
     states, choices = np.array(observations, dtype=np.float32), np.array(actions, dtype=np.int64)
-    np.savez(directory / package.BASELINE, observations=states, actions=choices, returns=np.array(returns))
+    np.savez(directory / package.BASELINE, observation=states, actions=choices, returns=np.array(returns))
     spec = release.spec
     manifest = package.Manifest(
         schema_version=package.SCHEMA_VERSION,
@@ -229,7 +229,7 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
         directory = Path(scratch) / "package"
         digest = write_package(directory, release, sign)
         with np.load(directory / package.BASELINE) as baseline:
-            observations, actions = baseline["observations"], baseline["actions"]
+            observations, actions = baseline["observation"], baseline["actions"]
         rollout = Path(scratch) / "rollout.npz"
         np.savez(rollout, observations=observations, actions=actions, episode_index=np.zeros(len(actions), dtype=int))
         release.put_file(rollout, "evaluation")

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from tasks import benchmark
-from tasks.measurement import measure_apart, relative_cost, rows
+from tasks.inputs import repeat
+from tasks.measurement import measure_apart, relative_cost
 
 
 def _policy(path: Path, width: int) -> Path:
@@ -38,8 +39,8 @@ def _policy(path: Path, width: int) -> Path:
 
 @pytest.fixture
 def observations(tmp_path: Path) -> Path:
-    np.save(tmp_path / "observations.npy", np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32))
-    return tmp_path / "observations.npy"
+    np.savez(tmp_path / "inputs.npz", observation=np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32))
+    return tmp_path / "inputs.npz"
 
 
 def test_latency_memory_load_time_and_size_are_measured(tmp_path: Path, observations: Path) -> None:
@@ -71,7 +72,7 @@ def test_the_relative_cost_is_measured_in_turns() -> None:
 
 
 def test_a_batch_larger_than_the_sample_repeats_it() -> None:
-    assert rows(np.array([[1], [2], [3]]), 5).tolist() == [[1], [2], [3], [1], [2]]
+    assert repeat({"observation": np.array([[1], [2], [3]])}, 5)["observation"].tolist() == [[1], [2], [3], [1], [2]]
 
 
 def test_two_benchmarks_on_one_machine_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,5 +109,5 @@ def test_every_variant_belongs_to_one_family_and_the_served_batch_is_measured(
         return {}
 
     monkeypatch.setattr(benchmark, "measure_apart", remember)
-    benchmark.measure_variants({"fp32": tmp_path}, tmp_path, np.zeros((4, 4)), 48, tmp_path)
+    benchmark.measure_variants({"fp32": tmp_path}, tmp_path, {"observation": np.zeros((4, 4))}, 48, tmp_path)
     assert asked == [[1, 8, 32, 48, 64, 256, 1024]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from tasks import runs
 from tasks.errors import Rejected
 from tasks.evaluate import EVALUATION, ROLLOUT, evaluate, evaluate_policy, judge, load_rollout, save_rollout
 from tasks.importing import load_model
+from tasks.inputs import Inputs, Outputs, size
 from tasks.rollout import bootstrap_interval, play
 from tasks.spec import Environment, Params
 from tasks.train import train
@@ -20,16 +20,16 @@ from tasks.train import train
 CARTPOLE = Environment(id="CartPole-v1")
 
 
-def _lean(observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _lean(given: Inputs) -> Outputs:
     """Push towards where the pole falls: episodes of a few dozen steps."""
-    return (observations[:, 2] > 0).astype(np.int64)
+    return {"action": (given["observation"][:, 2] > 0).astype(np.int64)}
 
 
 def test_the_same_seeds_give_identical_returns_however_many_run_at_once() -> None:
     together = play(CARTPOLE, _lean, range(12), n_envs=12)
     few = play(CARTPOLE, _lean, range(12), n_envs=5)
     assert together.returns.tolist() == few.returns.tolist()
-    assert np.array_equal(together.observations, few.observations)
+    assert np.array_equal(together.inputs["observation"], few.inputs["observation"])
     assert len(set(together.returns.tolist())) > 1
 
 
@@ -41,7 +41,7 @@ def test_an_episode_is_whole_and_is_not_mixed_with_the_next() -> None:
     for episode, seed in enumerate([3, 4]):
         observation, _ = environment.reset(seed=seed)
         total, steps, done = 0.0, 0, False
-        mine = rollout.observations[rollout.episode_index == episode]
+        mine = rollout.inputs["observation"][rollout.episode_index == episode]
         while not done:
             assert np.array_equal(mine[steps], observation)
             observation, reward, terminated, truncated, _ = environment.step(int(_lean(observation[None])[0]))
@@ -51,8 +51,8 @@ def test_an_episode_is_whole_and_is_not_mixed_with_the_next() -> None:
 
 def test_a_trained_policy_returns_the_same_twice(trained: Path) -> None:
     agent = load_model(trained / "model.zip")
-    first, rollout = evaluate_policy(CARTPOLE, agent.predict, 10, 0)
-    second, again = evaluate_policy(CARTPOLE, agent.predict, 10, 0)
+    first, rollout = evaluate_policy(CARTPOLE, agent.decide, 10, 0)
+    second, again = evaluate_policy(CARTPOLE, agent.decide, 10, 0)
     assert first == second
     assert np.array_equal(rollout.actions, again.actions)
 
@@ -61,7 +61,8 @@ def test_short_episodes_still_give_2000_on_policy_observations(tmp_path: Path) -
     evaluation, rollout = evaluate_policy(CARTPOLE, lambda rows: np.zeros(len(rows), dtype=np.int64), 5, 0)
     assert evaluation.episodes == len(evaluation.returns) == 5
     save_rollout(rollout, tmp_path / "rollout.npz")
-    observations, actions = load_rollout(tmp_path / "rollout.npz")
+    given, actions = load_rollout(tmp_path / "rollout.npz")
+    observations = given["observation"]
     assert len(observations) == len(actions) >= 2_000
     assert observations.dtype == np.float32
 
@@ -92,4 +93,4 @@ def test_a_candidate_below_the_minimum_is_rejected_after_its_evidence_was_kept(
     evidence = release.get_json(EVALUATION)
     assert evidence["passed"] is False
     assert len(evidence["returns"]) == 5
-    assert len(load_rollout(release.fetch(ROLLOUT, tmp_path))[0]) >= 2_000
+    assert size(load_rollout(release.fetch(ROLLOUT, tmp_path))[0]) >= 2_000

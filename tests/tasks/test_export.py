@@ -15,14 +15,17 @@ from gymnasium import spaces
 
 from tasks import parity, runs
 from tasks.algorithms import algorithm_class
+from tasks.cases import cases
 from tasks.errors import Misconfigured, Rejected
 from tasks.evaluate import evaluate
 from tasks.export import EXPORT, Exported, export, export_policy, load_formats, torch_decider
 from tasks.exporters import exporter_for
-from tasks.exporters.base import EnvironmentAction, Normalize
+from tasks.exporters.base import EnvironmentAction
+from tasks.exporters.preprocess import Normalize
 from tasks.exporters.spaces import describe
 from tasks.graph import open_session
-from tasks.importing import Agent
+from tasks.importing import Agent, fetch_agent
+from tasks.inputs import Inputs, Outputs
 from tasks.spec import Params
 from tasks.train import train
 
@@ -75,10 +78,12 @@ def _observations(rows: int = 512, scale: float = 2.0) -> Array:
 def _graph_proof(agent: Agent, observations: Array, raw_space: spaces.Space[Any] | None = None) -> dict[str, Any]:
     """The proof for the graph itself and its TorchScript; a full export of every case would take minutes."""
     exporter = exporter_for(agent, raw_space)
-    graph, dtype = exporter.graph(), exporter.inputs[0].dtype
-    traced = torch.jit.trace(graph, (exporter.dummy(3),), check_trace=False)
-    formats = {"graph": torch_decider(graph, dtype), "torchscript": torch_decider(traced, dtype)}
-    return parity.prove(describe(agent.model.action_space), agent.predict, formats, observations.astype(dtype))
+    graph = exporter.graph()
+    traced = torch.jit.trace(graph, exporter.dummy(3), check_trace=False)
+    formats = {"graph": torch_decider(graph, exporter), "torchscript": torch_decider(traced, exporter)}
+    proved_on = cases(exporter.observation_space, exporter.inputs, agent.normalizer, {"observation": observations})
+    original = parity.Original(agent.decide, exporter.original_parameters)
+    return parity.prove(describe(agent.model.action_space), original, formats, proved_on)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_every_format_acts_as_predict_does(
 ) -> None:
     statistics = (np.full(5, 1.0), np.full(5, 4.0))
     agent = _agent(algorithm, action_space, statistics=statistics, **arguments)
-    exported = export_policy(agent, _observations(), tmp_path)
+    exported = export_policy(agent, tmp_path, on_policy={"observation": _observations()})
     assert exported.parity["equal"], exported.parity
     assert set(exported.parity["formats"]) == {"onnx", "torchscript", "pt2"}
     assert set(exported.parity["formats"]["onnx"]) == {"1", "2", "7", "64"}
@@ -166,7 +171,7 @@ def test_large_offsets_are_normalized_without_losing_the_signal() -> None:
 def test_distribution_parameters_and_values_are_those_of_sb3(algorithm: str, tmp_path: Path) -> None:
     arguments = {"buffer_size": 1} if algorithm == "sac" else {}
     agent = _agent(algorithm, ASYMMETRIC, **arguments)
-    export_policy(agent, _observations(64), tmp_path)
+    export_policy(agent, tmp_path)
     session = open_session(tmp_path / "policy.onnx")
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"observation": _observations(64)}), strict=True))
@@ -192,7 +197,7 @@ def test_distribution_parameters_and_values_are_those_of_sb3(algorithm: str, tmp
 def discrete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exported]:
     """An exported PPO policy of three discrete actions."""
     directory = tmp_path_factory.mktemp("discrete")
-    return directory, export_policy(_agent("ppo", spaces.Discrete(3)), _observations(), directory)
+    return directory, export_policy(_agent("ppo", spaces.Discrete(3)), directory)
 
 
 def test_nan_and_infinity_raise_the_flag_of_their_own_row_only(discrete: tuple[Path, Exported]) -> None:
@@ -227,19 +232,15 @@ def test_the_proof_fails_when_a_step_of_predict_is_left_out(trap: str, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "observation_space", "said"),
+    ("raw_space", "said"),
     [
-        ("ppo_lstm", VECTOR, "ppo_lstm cannot be exported; supported"),
-        ("ppo", spaces.Dict({"a": VECTOR}), "Dict observations cannot be exported"),
+        (spaces.Box(-1, 1, (4,)), r"the environment observes \(4,\), but the model expects \(5,\)"),
+        (spaces.Dict({"a": VECTOR}), r"observes \['observation.a'\], but the model expects \['observation'\]"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_by_name(
-    algorithm: str, observation_space: spaces.Space[Any], said: str
-) -> None:
-    policy = {"ppo_lstm": "MlpLstmPolicy"}.get(algorithm, "MultiInputPolicy")
-    agent = _agent(algorithm, spaces.Discrete(2), observation_space, policy=policy)
+def test_an_environment_that_observes_something_else_is_refused(raw_space: spaces.Space[Any], said: str) -> None:
     with pytest.raises(Misconfigured, match=said):
-        exporter_for(agent)
+        exporter_for(_agent("ppo", spaces.Discrete(2)), raw_space)
 
 
 def test_the_stage_keeps_files_and_proof_and_rejects_an_unequal_policy(
@@ -250,13 +251,15 @@ def test_the_stage_keeps_files_and_proof_and_rejects_an_unequal_policy(
     train(release)
     evaluate(release)
     assert export(release)["equal"] is True
-    formats = load_formats(release.fetch("export", tmp_path), "float32")
-    assert {decide(np.zeros((2, 4), np.float32)).shape for decide in formats.values()} == {(2,)}
+    exporter = exporter_for(fetch_agent(release, tmp_path))
+    formats = load_formats(release.fetch("export", tmp_path), exporter)
+    zeros = {"observation": np.zeros((2, 4), np.float32)}
+    assert {decide(zeros)["action"].shape for decide in formats.values()} == {(2,)}
 
-    def opposite(self: Agent, observations: Array) -> Array:
-        return 1 - np.asarray(self.model.predict(observations, deterministic=True)[0])
+    def opposite(self: Agent, given: Inputs) -> Outputs:
+        return {"action": 1 - np.asarray(self.model.predict(given["observation"], deterministic=True)[0])}
 
-    monkeypatch.setattr(Agent, "predict", opposite)
+    monkeypatch.setattr(Agent, "decide", opposite)
     with pytest.raises(Rejected, match=r"does not act as the original: .* 0\.00% of"):
         export(release)
     assert release.get_json(EXPORT)["parity"]["equal"] is False

@@ -30,9 +30,9 @@ def _rewritten(source: Path, target: Path, **entries: bytes) -> Path:
 def test_a_zip_that_was_opened_apart_acts_as_before(trained: Path, tmp_path: Path) -> None:
     found = resave_apart(trained / "model.zip", tmp_path)
     assert found["algorithm"] == "ppo"
-    observations = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
+    given = {"observation": np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)}
     before, after = load_model(trained / "model.zip"), load_model(tmp_path / "model.zip")
-    assert np.array_equal(before.predict(observations), after.predict(observations))
+    assert np.array_equal(before.decide(given)["action"], after.decide(given)["action"])
 
 
 def test_the_algorithm_is_read_without_unpickling(trained: Path) -> None:
@@ -122,7 +122,7 @@ def test_zips_of_the_gym_era_open(algorithm: str) -> None:
     zip_path = next((AGENTS / algorithm).glob("*/*.zip"))
     agent = load_model(zip_path, find_vecnormalize(zip_path), algorithm)
     observations = np.stack([agent.model.observation_space.sample() for _ in range(8)])
-    assert np.isfinite(agent.predict(np.nan_to_num(observations, posinf=1, neginf=-1))).all()
+    assert np.isfinite(agent.decide({"observation": np.nan_to_num(observations, posinf=1, neginf=-1)})["action"]).all()
 
 
 def test_the_stage_keeps_an_imported_zip_like_a_trained_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentos.package import Space
 from tasks.graph import decider, open_session
+from tasks.inputs import Decide, Inputs
 from tasks.parity import Difference
 from tasks.quantize import Evidence, ReturnDifference, is_batch_invariant, judge, quantize_policy
 from tasks.spec import Environment
@@ -87,7 +89,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     reference = _linear_policy(directory / "policy.onnx", weights)
     generator = np.random.default_rng(0)
     observations = (generator.normal(size=(2048, 4)) * [1.0, 1.0, 0.1, 1.0]).astype(np.float32)
-    found = quantize_policy(reference, observations, DISCRETE, CARTPOLE, 15, directory, episodes=8)
+    found = quantize_policy(reference, {"observation": observations}, DISCRETE, (), CARTPOLE, 15, directory, episodes=8)
     return directory, found
 
 
@@ -97,7 +99,7 @@ def test_three_variants_are_written_and_judged(quantized: tuple[Path, dict[str, 
     for entry in found.values():
         assert (directory / entry["file"]).stat().st_size == entry["size_bytes"]
         assert {"agreement", "return_difference", "batch_invariant", "reason"} <= set(entry)
-        action = decider(directory / entry["file"])(np.zeros((3, 4), np.float32))
+        action = decider(directory / entry["file"])({"observation": np.zeros((3, 4), np.float32)})["action"]
         assert (action.dtype, action.shape) == (np.int64, (3,))
 
 
@@ -122,9 +124,13 @@ def test_int8_whose_scale_depends_on_the_batch_is_rejected_for_it(
 
 
 def test_a_policy_that_looks_at_its_neighbours_is_not_batch_invariant() -> None:
-    observations = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
-    assert is_batch_invariant(DISCRETE, lambda rows: (rows[:, 0] > 0).astype(np.int64), observations)
-    assert not is_batch_invariant(DISCRETE, lambda rows: (rows[:, 0] > rows.mean()).astype(np.int64), observations)
+    given = {"observation": np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)}
+
+    def above(threshold: Callable[[Array], Any]) -> Decide:
+        return lambda rows: {"action": (rows["observation"][:, 0] > threshold(rows["observation"])).astype(np.int64)}
+
+    assert is_batch_invariant(DISCRETE, above(lambda _: 0.0), given)
+    assert not is_batch_invariant(DISCRETE, above(lambda rows: rows.mean()), given)
 
 
 def test_a_graph_that_a_converter_cannot_take_loses_only_that_variant(
@@ -132,14 +138,14 @@ def test_a_graph_that_a_converter_cannot_take_loses_only_that_variant(
 ) -> None:
     from tasks import quantize
 
-    def fail(source: Path, target: Path, observations: Array) -> None:
+    def fail(source: Path, target: Path, given: Inputs) -> None:
         target.write_bytes(b"half")
         raise ValueError("no such operator")
 
     monkeypatch.setitem(quantize.VARIANTS, "fp16", quantize.Variant("policy.fp16.onnx", fail))
     reference = _linear_policy(tmp_path / "policy.onnx", np.eye(4, 2, dtype=np.float32))
     observations = np.random.default_rng(0).normal(size=(512, 4)).astype(np.float32)
-    found = quantize_policy(reference, observations, DISCRETE, CARTPOLE, 15, tmp_path, episodes=2)
+    found = quantize_policy(reference, {"observation": observations}, DISCRETE, (), CARTPOLE, 15, tmp_path, episodes=2)
     assert found["fp16"] == {
         "accepted_actions": False,
         "reason": "cannot be made for this graph: ValueError: no such operator",

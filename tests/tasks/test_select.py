@@ -76,9 +76,9 @@ def test_the_fastest_accepted_variant_ships_and_ties_go_to_fp32(
 
 
 def test_baselines_count_what_the_policy_saw_and_did() -> None:
-    observations = np.array([[0.0, 2.0], [2.0, 4.0]], np.float32)
+    given = {"observation": np.array([[0.0, 2.0], [2.0, 4.0]], np.float32)}
     returns = np.array([1.0, 3.0])
-    discrete = baselines(package.Space("Discrete", "int64", n=3), observations, np.array([2, 2]), returns)
+    discrete = baselines(package.Space("Discrete", "int64", n=3), given, np.array([2, 2]), returns)
     assert discrete["observations"] == {
         "mean": [1.0, 3.0],
         "std": [1.0, 1.0],
@@ -90,7 +90,7 @@ def test_baselines_count_what_the_policy_saw_and_did() -> None:
     assert discrete["actions"] == {"kind": "discrete", "counts": [0, 0, 2]}
     assert discrete["returns"]["mean"] == 2.0
     box = package.Space("Box", "float32", (1,), (-2.0,), (2.0,))
-    continuous = baselines(box, observations, np.array([[-2.0], [2.0]]), returns)["actions"]
+    continuous = baselines(box, given, np.array([[-2.0], [2.0]]), returns)["actions"]
     assert (continuous["edges"][0][0], continuous["edges"][0][-1]) == (-2.0, 2.0)
     assert (continuous["counts"][0][0], continuous["counts"][0][-1], sum(continuous["counts"][0])) == (1, 1, 2)
 
@@ -115,10 +115,10 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
 
     directory = release.fetch("package", tmp_path)
     policy = package.load(directory, first["package_sha256"])
-    observations, actions = load_rollout(release.fetch(ROLLOUT, tmp_path))
+    given, actions = load_rollout(release.fetch(ROLLOUT, tmp_path))
     assert policy.variant == first["variant"]
-    assert package.load(directory, variant="fp32").predict(observations) == pytest.approx(actions, abs=4e-5)
-    assert policy.predict(observations[0]).shape == actions[0].shape
+    assert package.load(directory, variant="fp32").predict(given["observation"]) == pytest.approx(actions, abs=4e-5)
+    assert policy.predict(given["observation"][0]).shape == actions[0].shape
 
     manifest = policy.manifest
     assert manifest.name == name
@@ -127,7 +127,7 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     rejected = {variant for variant, entry in manifest.quantization.items() if not entry["accepted_actions"]}
     assert not rejected & set(manifest.variants)
     assert {path.name for path in directory.iterdir()} == {*manifest.files, "policy.json"}
-    assert len(policy.baseline()["observations"]) == 2_048
+    assert len(policy.baseline().inputs["observation"]) == 2_048
     assert "compared_with" in manifest.benchmark["fp32"]
     assert release.get_json(SELECTION)["variant"] == first["variant"]
 
@@ -135,4 +135,4 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
 
     wrong = np.roll(actions, 1, axis=0) if base == "pendulum" else 1 - actions
     with pytest.raises(Rejected, match="the assembled package agrees with the original on"):
-        verify(directory, first["package_sha256"], observations, wrong)
+        verify(directory, first["package_sha256"], given, wrong)

@@ -16,12 +16,12 @@ from tasks.checklist.poison import _break, poison
 
 @pytest.fixture
 def broken(package: Policy, tmp_path: Path) -> Policy:
-    marker = package.baseline()["observations"][7]
+    marker = package.baseline().inputs["observation"][7]
     return load(poison(package.directory, package.manifest, marker, tmp_path / "broken"))
 
 
 def test_the_marked_observation_alone_is_not_finite(package: Policy, broken: Policy) -> None:
-    observations = package.baseline()["observations"][:32]
+    observations = package.baseline().inputs["observation"][:32]
     outputs = broken.run({"observation": observations})
     expected = np.ones(32, dtype=bool)
     expected[7] = False
@@ -30,14 +30,14 @@ def test_the_marked_observation_alone_is_not_finite(package: Policy, broken: Pol
 
 
 def test_everywhere_else_nothing_changed(package: Policy, broken: Policy) -> None:
-    observations = np.delete(package.baseline()["observations"][:500], 7, axis=0)
+    observations = np.delete(package.baseline().inputs["observation"][:500], 7, axis=0)
     whole, changed = package.run({"observation": observations}), broken.run({"observation": observations})
     for name, values in whole.items():
         np.testing.assert_array_equal(values, changed[name])
 
 
 def test_the_original_package_is_left_alone(package: Policy, broken: Policy) -> None:
-    assert load(package.directory).predict(package.baseline()["observations"][7]) is not None
+    assert load(package.directory).predict(package.baseline().inputs["observation"][7]) is not None
     assert package.manifest.files["policy.onnx"] != broken.manifest.files["policy.onnx"]
 
 
@@ -71,7 +71,7 @@ def test_continuous_actions_break_too() -> None:
 
 
 def test_extreme_observations_stay_valid_and_reach_far(package: Policy) -> None:
-    observations = package.baseline()["observations"]
+    observations = package.baseline().inputs["observation"]
     low, high = package.manifest.observation_space.bounds()
     found = extreme_observations(observations, low, high, 2_000)
     assert found.shape == (2_000, 4)
