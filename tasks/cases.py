@@ -10,8 +10,8 @@ import numpy as np
 
 from bentos.package import Tensor
 from tasks import inputs
-from tasks.exporters.spaces import parts
 from tasks.inputs import Array, Inputs
+from tasks.spaces import parts
 
 if TYPE_CHECKING:
     from gymnasium import Space

@@ -82,7 +82,7 @@ def evaluate_policy(
 def save_rollout(rollout: Rollout, path: Path) -> None:
     """Write the steps of a rollout (at most 8,192 of them, evenly spaced) as plain arrays."""
     kept = thin(rollout, KEPT_STEPS)
-    arrays: dict[str, Any] = {**kept.inputs, "action": kept.actions, "episode": kept.episode_index}
+    arrays: dict[str, Any] = {**kept.inputs, "actions": kept.actions, "episode_index": kept.episode_index}
     np.savez_compressed(path, **arrays)
 
 
@@ -90,8 +90,8 @@ def load_rollout(path: Path) -> tuple[Inputs, Array]:
     """Inputs and actions [n, ...] of a saved rollout."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    actions = arrays.pop("action")
-    del arrays["episode"]
+    actions = arrays.pop("actions")
+    del arrays["episode_index"]
     return arrays, actions
 
 

@@ -120,7 +120,7 @@ def export_policy(agent: Agent, directory: Path, raw_space: Any = None, on_polic
     Raises Misconfigured for a policy that no exporter takes. Whether the formats are equal is in `parity["equal"]`.
     """
     from tasks.exporters import exporter_for
-    from tasks.exporters.spaces import describe
+    from tasks.spaces import describe
 
     exporter = exporter_for(agent, raw_space)
     write_formats(exporter, directory)

@@ -15,9 +15,9 @@ from bentos.package import Tensor as TensorDescription
 from tasks import inputs
 from tasks.errors import Misconfigured
 from tasks.exporters.preprocess import Prepare, Space, rows
-from tasks.exporters.spaces import graph_dtype, parts
 from tasks.importing import Agent
 from tasks.inputs import Inputs, Outputs
+from tasks.spaces import graph_dtype, parts
 
 
 class Head(nn.Module):

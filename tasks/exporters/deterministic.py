@@ -9,8 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from tasks.exporters.base import EnvironmentAction, Exporter
-from tasks.exporters.preprocess import Observation, Space
-from tasks.exporters.spaces import integer
+from tasks.exporters.preprocess import Observation, Space, integer
 from tasks.importing import Agent
 from tasks.inputs import Inputs
 

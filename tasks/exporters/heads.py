@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from tasks.exporters.base import EnvironmentAction, Head
 from tasks.exporters.gaussian import log_prob_of_mean, log_std_module
-from tasks.exporters.preprocess import Space
-from tasks.exporters.spaces import integer
+from tasks.exporters.preprocess import Space, integer
 
 MASKED_LOGIT = -1e8
 """What sb3-contrib puts in the place of a forbidden action's logit."""

@@ -12,7 +12,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
 from tasks.errors import Misconfigured
-from tasks.exporters.spaces import parts
+from tasks.spaces import parts
 
 Space: TypeAlias = spaces.Space[Any]
 Observation: TypeAlias = Tensor | dict[str, Tensor]
@@ -124,6 +124,11 @@ def _normalize(name: str, statistics: Any) -> Normalize | None:
             return None
         found = found[key]
     return Normalize(found.mean, found.var, statistics.epsilon, statistics.clip_obs)
+
+
+def integer(space: Space) -> torch.dtype:
+    """The torch dtype of a space of whole numbers."""
+    return getattr(torch, np.dtype(space.dtype).name)
 
 
 def rows(tensor: Tensor) -> Tensor:

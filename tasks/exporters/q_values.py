@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.exporters.base import Exporter
-from tasks.exporters.preprocess import Observation
-from tasks.exporters.spaces import integer
+from tasks.exporters.preprocess import Observation, integer
 from tasks.inputs import Inputs
 
 

@@ -44,7 +44,9 @@ def test_an_episode_is_whole_and_is_not_mixed_with_the_next() -> None:
         mine = rollout.inputs["observation"][rollout.episode_index == episode]
         while not done:
             assert np.array_equal(mine[steps], observation)
-            observation, reward, terminated, truncated, _ = environment.step(int(_lean(observation[None])[0]))
+            observation, reward, terminated, truncated, _ = environment.step(
+                int(_lean({"observation": observation[None]})["action"][0])
+            )
             total, steps, done = total + float(reward), steps + 1, terminated or truncated
         assert (total, steps) == (rollout.returns[episode], rollout.lengths[episode])
 
@@ -58,7 +60,9 @@ def test_a_trained_policy_returns_the_same_twice(trained: Path) -> None:
 
 
 def test_short_episodes_still_give_2000_on_policy_observations(tmp_path: Path) -> None:
-    evaluation, rollout = evaluate_policy(CARTPOLE, lambda rows: np.zeros(len(rows), dtype=np.int64), 5, 0)
+    evaluation, rollout = evaluate_policy(
+        CARTPOLE, lambda given: {"action": np.zeros(size(given), dtype=np.int64)}, 5, 0
+    )
     assert evaluation.episodes == len(evaluation.returns) == 5
     save_rollout(rollout, tmp_path / "rollout.npz")
     given, actions = load_rollout(tmp_path / "rollout.npz")

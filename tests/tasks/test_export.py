@@ -22,10 +22,10 @@ from tasks.export import EXPORT, Exported, export, export_policy, load_formats, 
 from tasks.exporters import exporter_for
 from tasks.exporters.base import EnvironmentAction
 from tasks.exporters.preprocess import Normalize
-from tasks.exporters.spaces import describe
 from tasks.graph import open_session
 from tasks.importing import Agent, fetch_agent
 from tasks.inputs import Inputs, Outputs
+from tasks.spaces import describe
 from tasks.spec import Params
 from tasks.train import train
 

@@ -11,7 +11,6 @@ from bentos.package import Space
 from tasks.errors import Misconfigured
 
 if TYPE_CHECKING:
-    import torch
     from gymnasium import Space as GymSpace
 
 
@@ -41,13 +40,6 @@ def describe(space: GymSpace[Any]) -> Space:
 def graph_dtype(space: GymSpace[Any]) -> str:
     """The dtype in which the graph takes values of a space: its own, but float32 for float64."""
     return "float32" if str(space.dtype) == "float64" else str(space.dtype)
-
-
-def integer(space: GymSpace[Any]) -> torch.dtype:
-    """The torch dtype of a space of whole numbers."""
-    import torch
-
-    return getattr(torch, np.dtype(space.dtype).name)
 
 
 def parts(space: GymSpace[Any]) -> dict[str, GymSpace[Any]]:
