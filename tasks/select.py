@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from tasks.errors import Misconfigured, Rejected
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.graph import decider
 from tasks.inputs import Array, Inputs, flat, in_batches, spread
+from tasks.packaging import Packaging
 from tasks.parity import CONTINUOUS_TOLERANCE, compare
-from tasks.spec import PolicySpec
 
 SELECTION = "selection.json"
 PACKAGE = "package"
@@ -114,7 +114,10 @@ def baselines(space: package.Space, given: Inputs, actions: Array, returns: Arra
     """What serving is later compared with: statistics of on-policy observations, actions and returns, as JSON.
 
     Continuous actions are binned per dimension, 20 bins over the span of the space (of the actions, if unbounded).
+    Without returns the rows were drawn, not met: they are no baseline of anything, and none is given.
     """
+    if not len(returns):
+        return {"observations": {"source": "drawn"}, "actions": {}, "returns": {"count": 0}}
     observed = flat(given)
     return {
         "observations": {
@@ -161,10 +164,10 @@ def git_sha() -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that earlier stages found and the manifest repeats."""
+    """All that earlier stages found and the manifest repeats; no `returns` where the environment could not run."""
 
     exported: Exported
-    evaluation: Mapping[str, Any]
+    returns: Sequence[float]
     training: Mapping[str, Any]
     measured: Mapping[str, Any]
     judged: Mapping[str, Any]
@@ -173,7 +176,7 @@ class Evidence:
 
 def assemble(
     directory: Path,
-    spec: PolicySpec,
+    packaging: Packaging,
     evidence: Evidence,
     given: Inputs,
     actions: Array,
@@ -183,19 +186,18 @@ def assemble(
 
     The same evidence gives the same bytes. Returns the package's SHA-256 (that of `policy.json`).
     """
-    returns = np.array(evidence.evaluation["returns"])
+    returns = np.array(evidence.returns, dtype=np.float64)
     kept: dict[str, Any] = spread({**given, "actions": actions}, BASELINE_ROWS)
     np.savez_compressed(directory / package.BASELINE, returns=returns, **kept)
-    exported, canary = evidence.exported, spec.canary
+    exported = evidence.exported
     variants = {"fp32": ONNX} | {
         name: entry["file"] for name, entry in sorted(evidence.judged.items()) if entry["accepted_actions"]
     }
-    low_end = canary.bounds[0] if canary.bounds else None
     manifest = package.Manifest(
         schema_version=package.SCHEMA_VERSION,
-        name=spec.name,
+        name=packaging.name,
         algorithm=evidence.training["algorithm"],
-        environment=spec.environment.model_dump(mode="json"),
+        environment=dict(packaging.environment),
         observation_space=exported.observation_space,
         action_space=exported.action_space,
         inputs=exported.inputs,
@@ -204,13 +206,9 @@ def assemble(
         files=package.digest_files(directory),
         variants=variants,
         shipped_variant=evidence.selection.variant,
-        serve=package.Serve(**spec.serve.model_dump(mode="json")),
-        safety=package.Safety(**spec.safety.model_dump(mode="json")),
-        outcomes=package.Outcomes(
-            return_range=canary.return_range,
-            abandoned_return=low_end if canary.abandoned_return is None else canary.abandoned_return,
-            episode_ttl_seconds=canary.episode_ttl_seconds,
-        ),
+        serve=packaging.serve,
+        safety=packaging.safety,
+        outcomes=packaging.outcomes,
         parity=dict(exported.parity),
         benchmark=dict(evidence.measured),
         quantization=dict(evidence.judged),
@@ -271,7 +269,7 @@ def select(release: runs.Release) -> dict[str, Any]:
     selection = choose(measured, judged, release.spec.serve.batch_size, release.spec.serve.latency_slo_ms)
     evidence = Evidence(
         msgspec.convert(_needed(release, EXPORT), Exported),
-        _needed(release, EVALUATION),
+        _needed(release, EVALUATION)["returns"],
         {
             "dag_run_id": release.dag_run_id,
             "run_id": release.run_id,
@@ -291,7 +289,7 @@ def select(release: runs.Release) -> dict[str, Any]:
         for entry in judged.values():
             if entry["accepted_actions"]:
                 shutil.copy(release.fetch(f"quantize/{entry['file']}", scratch), directory / entry["file"])
-        sha256 = assemble(directory, release.spec, evidence, given, actions, _commit(release))
+        sha256 = assemble(directory, Packaging.of(release.spec), evidence, given, actions, _commit(release))
         verify(directory, sha256, given, actions)
         release.put_directory(directory, PACKAGE)
     release.put_json(SELECTION, asdict(selection))

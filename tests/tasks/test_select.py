@@ -95,6 +95,12 @@ def test_baselines_count_what_the_policy_saw_and_did() -> None:
     assert (continuous["counts"][0][0], continuous["counts"][0][-1], sum(continuous["counts"][0])) == (1, 1, 2)
 
 
+def test_drawn_rows_are_no_baseline() -> None:
+    given = {"observation": np.zeros((2, 2), np.float32)}
+    found = baselines(package.Space("Discrete", "int64", n=3), given, np.array([2, 2]), np.array([]))
+    assert found == {"observations": {"source": "drawn"}, "actions": {}, "returns": {"count": 0}}
+
+
 def test_selecting_before_measuring_names_what_is_missing(mlflow_server: str, make_policy: Callable[..., str]) -> None:
     release = runs.Release.open(make_policy(), "run", Params())
     with pytest.raises(Misconfigured, match=r"has no benchmark/fp32\.json"):
