@@ -113,8 +113,9 @@ def _explain(chosen: Row, rows: list[Row], within: bool, batch_size: int, slo_ms
 def baselines(space: package.Space, given: Inputs, actions: Array, returns: Array) -> dict[str, Any]:
     """What serving is later compared with: statistics of on-policy observations, actions and returns, as JSON.
 
-    Continuous actions are binned per dimension, 20 bins over the span of the space (of the actions, if unbounded).
-    Without returns the rows were drawn, not met: they are no baseline of anything, and none is given.
+    Continuous actions are binned per dimension, 20 bins over the span of the space (of the actions, if unbounded);
+    those of MultiDiscrete and MultiBinary spaces one bin a value. Without returns the rows were drawn, not
+    met: they are no baseline of anything, and none is given.
     """
     if not len(returns):
         return {"observations": {"source": "drawn"}, "actions": {}, "returns": {"count": 0}}
@@ -139,12 +140,13 @@ def _action_baseline(space: package.Space, actions: Array) -> dict[str, Any]:
     values = actions.reshape(len(actions), -1).astype(np.float64)
     if space.type == "Box":
         low, high = (bound.reshape(-1) for bound in space.bounds())
+        low = np.where(np.isfinite(low), low, values.min(axis=0))
+        high = np.where(np.isfinite(high), high, values.max(axis=0))
+        high = np.where(high > low, high, low + 1.0)
+        edges = [np.linspace(*ends, ACTION_BINS + 1) for ends in zip(low, high, strict=True)]
     else:
-        low, high = np.zeros(values.shape[1]), np.array(space.nvec or [2] * values.shape[1]) - 1.0
-    low = np.where(np.isfinite(low), low, values.min(axis=0))
-    high = np.where(np.isfinite(high), high, values.max(axis=0))
-    high = np.where(high > low, high, low + 1.0)
-    edges = [np.linspace(*ends, ACTION_BINS + 1) for ends in zip(low, high, strict=True)]
+        # one bin a whole number, so that bin k is the action k
+        edges = [np.arange(n + 1) - 0.5 for n in space.nvec or (2,) * values.shape[1]]
     counts = [
         np.histogram(np.clip(column, *ends[[0, -1]]), ends)[0] for column, ends in zip(values.T, edges, strict=True)
     ]
