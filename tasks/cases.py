@@ -45,17 +45,18 @@ def cases(
     normalizer: VecNormalize | None = None,
     on_policy: Inputs | None = None,
     groups: Sequence[int] = (),
+    rows: int = ROWS,
 ) -> Cases:
-    """At least 4,096 rows for a policy with the inputs `interface`: on-policy where given, else drawn.
+    """At least `rows` rows for a policy with the inputs `interface`: on-policy where given, else drawn.
 
     `groups` says how many entries of a mask belong to each dimension of the action. Draws have a fixed seed.
     """
     generator = np.random.default_rng(0)
     draw = _Draw(space, interface, normalizer, groups, generator)
     if on_policy is None:
-        usual, source = draw.usual(ROWS), STATISTICS if draw.statistics else SPACE
+        usual, source = draw.usual(rows), STATISTICS if draw.statistics else SPACE
     else:
-        missing = ROWS - inputs.size(on_policy)
+        missing = rows - inputs.size(on_policy)
         usual, source = on_policy, ON_POLICY
         if missing > 0:
             usual = inputs.concatenate([on_policy, inputs.repeat(draw.around(on_policy), missing)])

@@ -26,8 +26,8 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Any, variance: Any, epsilon: float, clip: float) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.as_tensor(np.asarray(mean, dtype=np.float64)))
-        self.register_buffer("scale", torch.as_tensor(np.sqrt(np.asarray(variance, dtype=np.float64) + epsilon)))
+        self.register_buffer("mean", torch.tensor(np.asarray(mean, dtype=np.float64)))
+        self.register_buffer("scale", torch.tensor(np.sqrt(np.asarray(variance, dtype=np.float64) + epsilon)))
         self.clip = float(clip)
 
     def forward(self, observation: Tensor) -> Tensor:
