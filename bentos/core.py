@@ -335,12 +335,10 @@ class Core:
         for row in range(rows.size):
             before = rows.states[row] if rows.states else None
             episode = rows.episodes[row] if rows.episodes else None
-            recurrent = before.recurrent if before else {}
-            if decision.recurrent:
-                recurrent = {name: array[row].tobytes() for name, array in decision.recurrent.items()}
+            memory = decision.memories[row] if decision.memories else None
+            if memory is None and before is not None:
+                memory = before.memory
             last = decision.action[row].reshape(-1).tolist()
             step = before.step + 1 if before else 1
-            tokens.append(
-                self.signer.state_token(State(policy, episode.nonce if episode else "", step, last, recurrent))
-            )
+            tokens.append(self.signer.state_token(State(policy, episode.nonce if episode else "", step, last, memory)))
         return tokens

@@ -14,12 +14,18 @@ _ROWS = 500
 
 
 class Drift:
-    """Samples one request in sixteen; a figure is given for each window of at least 500 rows."""
+    """Samples one request in sixteen; a figure is given for each window of at least 500 rows.
+
+    A package whose environment could not run has no on-policy baseline: what is drawn is met by nobody, and to compare
+    with it would raise alarms about nothing. Drift is off for it, and `off` says why.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         observations = manifest.baselines.get("observations") or {}
         self._mean, self._std = (_flat(observations.get(name)) for name in ("mean", "std"))
         self._expected = _shares(manifest.baselines.get("actions") or {})
+        self._observed = [tensor.name for tensor in manifest.inputs if tensor.name.partition(".")[0] == "observation"]
+        self.off = None if self._mean is not None and self._expected else "the package has no on-policy baseline"
         self._turn = 0
         self._rows = 0
         self._sum: Array | None = None
@@ -30,10 +36,11 @@ class Drift:
         self._turn += 1
         if self._turn % _EVERY or self._mean is None:
             return
-        observation = rows.feeds.get("observation")
-        if observation is None or observation.size != rows.size * self._mean.size:
+        added = np.concatenate(
+            [rows.feeds[name].reshape(rows.size, -1).sum(axis=0, dtype=np.float64) for name in self._observed]
+        )
+        if added.size != self._mean.size:
             return
-        added = observation.reshape(rows.size, -1).sum(axis=0, dtype=np.float64)
         self._sum = added if self._sum is None else self._sum + added
         self._rows += rows.size
 

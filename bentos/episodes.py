@@ -41,17 +41,21 @@ class Episode(msgspec.Struct, frozen=True, array_like=True):
     started_at: float
 
 
-class State(msgspec.Struct, frozen=True, array_like=True):
-    """What a `state` token carries from one step of an episode to the next.
+class Memory(msgspec.Struct, frozen=True, array_like=True):
+    """A recurrent state and the version it is of: `tensors` maps a graph input to the bytes of its array, C order."""
 
-    `action` is the last action, flat; `recurrent` maps a graph input to the bytes of its array, C order.
-    """
+    version: str
+    tensors: dict[str, bytes]
+
+
+class State(msgspec.Struct, frozen=True, array_like=True):
+    """What a `state` token carries from one step of an episode to the next. `action` is the last action, flat."""
 
     policy: str
     nonce: str
     step: int
     action: list[float] | None
-    recurrent: dict[str, bytes]
+    memory: Memory | None = None
 
 
 def new_nonce() -> str:

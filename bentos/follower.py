@@ -17,7 +17,7 @@ from bentos.assignment import Canary, parse
 from bentos.package import PackageError, Policy, load
 from bentos.registry import ROUTABLE, Picture, Registry, RegistryDown
 from bentos.routes import Route
-from bentos.versions import Version
+from bentos.versions import Version, same_questions
 
 _ENDED = ("rolled_back", "inconclusive")
 _RETRY_SECONDS = 30.0
@@ -264,8 +264,8 @@ class Follower:
             challenger = fitting.get(canary.version)
             if challenger is None or (champion.name if champion else None) != canary.champion:
                 canary = None
-            elif champion is not None and not _same_interface(champion, challenger):
-                problem = f"version {canary.version} has other inputs, observation or action spaces than the champion"
+            elif champion is not None and not same_questions(champion.manifest, challenger.manifest):
+                problem = f"version {canary.version} has another observation or action space than the champion"
                 canary = None
         provider = loaded.get(asked.canary.version) if asked.canary else None
         if provider is None and loaded:
@@ -347,7 +347,7 @@ class Follower:
             reason = self._reasons.get((picture.policy, name, digest))
             entry: dict[str, Any] = {"status": "loading", "package_sha256": digest}
             if name in fitting and name not in asked.refused:
-                entry = {"status": "ready", "package_sha256": loaded[name].package_sha256}
+                entry = {"status": "ready", "package_sha256": loaded[name].package_sha256, **loaded[name].remarks}
             elif reason is not None:
                 entry = {"status": "refused", "package_sha256": digest, "reason": reason[0]}
             entry["validation_status"] = picture.versions.get(name, {}).get("validation_status", "none")
@@ -403,14 +403,6 @@ def _fitting(picture: Picture, loaded: dict[str, Version]) -> dict[str, Version]
 
 def _number(version: str) -> tuple[int, str]:
     return (int(version), "") if version.isdigit() else (-1, version)
-
-
-def _same_interface(one: Version, other: Version) -> bool:
-    return (
-        one.manifest.inputs == other.manifest.inputs
-        and one.manifest.observation_space == other.manifest.observation_space
-        and one.manifest.action_space == other.manifest.action_space
-    )
 
 
 def _same(old: Route, new: Route) -> bool:

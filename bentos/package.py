@@ -9,158 +9,64 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from bentos import interface
+from bentos.feeds import Feeds
+from bentos.manifest import (
+    SCHEMA_VERSION,
+    Array,
+    File,
+    Manifest,
+    Outcomes,
+    PackageError,
+    Safety,
+    Serve,
+    Space,
+    Tensor,
+    decode_manifest,
+    encode_manifest,
+    unsupported,
+)
+
+__all__ = [
+    "BASELINE",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Baseline",
+    "File",
+    "Manifest",
+    "Outcomes",
+    "PackageError",
+    "Policy",
+    "Safety",
+    "Serve",
+    "Space",
+    "Tensor",
+    "decode_manifest",
+    "digest_files",
+    "encode_manifest",
+    "load",
+    "read_manifest",
+    "session_options",
+    "sha256",
+    "unsupported",
+    "verify_file",
+    "write_manifest",
+]
 MANIFEST = "policy.json"
 BASELINE = "baseline.npz"
-SCHEMA_VERSION = 1
 
-Array = npt.NDArray[Any]
-
-
-class PackageError(Exception):
-    """A package that cannot be trusted or understood: says which file, what was expected and what came."""
-
-
-class Space(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Gymnasium space as JSON. `low`/`high` are flat, in C order; null stands for unbounded."""
-
-    type: Literal["Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict"]
-    dtype: str = "float32"
-    shape: tuple[int, ...] = ()
-    low: tuple[float | None, ...] | None = None
-    high: tuple[float | None, ...] | None = None
-    n: int | None = None
-    start: int = 0
-    nvec: tuple[int, ...] | None = None
-    spaces: dict[str, Space] | None = None
-
-    def bounds(self) -> tuple[Array, Array]:
-        """Lower and upper bounds of a Box, float64, shape `shape`; unbounded entries are infinite."""
-        if self.low is None or self.high is None:
-            raise PackageError(f"a {self.type} space has no bounds")
-        low = np.array([-np.inf if v is None else v for v in self.low], dtype=np.float64)
-        high = np.array([np.inf if v is None else v for v in self.high], dtype=np.float64)
-        return low.reshape(self.shape), high.reshape(self.shape)
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """One input or output of the graph. `shape` leaves the batch dimension out."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class File(msgspec.Struct, frozen=True):
-    """A file of the package: SHA-256 of its bytes (hex) and its size in bytes."""
-
-    sha256: str
-    size: int
-
-
-class Serve(msgspec.Struct, frozen=True):
-    """How the gateway serves the policy; the spec's `serve` section. Durations in milliseconds."""
-
-    batch_size: int = 32
-    max_wait_ms: float = 0.0
-    deadline_ms: float = 50.0
-    latency_slo_ms: float = 10.0
-    fallback: dict[str, Any] | None = None
-    max_errors: int = 5
-    explore: bool = False
-
-
-class Safety(msgspec.Struct, frozen=True):
-    """The envelope no action leaves; the spec's `safety` section."""
-
-    action_bounds: tuple[float | list[float], float | list[float]] | None = None
-    safety_margin: float = 0.0
-    rate_limit: float | list[float] | None = None
-    acceleration_limit: dict[str, Any] | None = None
-    constraints: list[dict[str, Any]] = []
-    action_mask: Any = None
-    observation_range: tuple[float, float] | None = None
-
-
-def unsupported(serve: Serve, safety: Safety) -> list[str]:
-    """Fields that ask for what this gateway does not enforce yet: such a policy is refused, never served without."""
-    asked = {
-        "safety.acceleration_limit": safety.acceleration_limit,
-        "safety.constraints": safety.constraints,
-        "safety.action_mask": safety.action_mask,
-        "serve.explore": serve.explore,
-    }
-    return sorted(name for name, value in asked.items() if value)
-
-
-class Outcomes(msgspec.Struct, frozen=True):
-    """What the gateway must know of outcomes: the allowed range of a return and how long an episode may run."""
-
-    return_range: tuple[float, float] | None = None
-    abandoned_return: float | None = None
-    episode_ttl_seconds: float = 900.0
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """`policy.json`. Free-form evidence (parity, benchmark, ...) is plain JSON written by the task that measured it."""
-
-    schema_version: int
-    name: str
-    algorithm: str
-    environment: dict[str, Any]
-    observation_space: Space
-    action_space: Space
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    opset: int
-    files: dict[str, File]
-    variants: dict[str, str]
-    shipped_variant: str
-    serve: Serve
-    safety: Safety
-    outcomes: Outcomes
-    parity: dict[str, Any]
-    benchmark: dict[str, Any]
-    quantization: dict[str, Any]
-    selection: dict[str, Any]
-    baselines: dict[str, Any]
-    training: dict[str, Any]
-    git_sha: str
+_ANSWER = ["action", "finite"]
 
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as indented JSON; the same manifest always gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
-
-
-def decode_manifest(data: bytes, origin: str) -> Manifest:
-    """Parse `policy.json`. Raises PackageError naming `origin` and the field that does not fit."""
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise PackageError(f"{origin}: not a policy manifest: {error}") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise PackageError(
-            f"{origin}: schema_version {manifest.schema_version}, this Airlock reads {SCHEMA_VERSION}; "
-            "export the policy again with this version"
-        )
-    if manifest.variants.get(manifest.shipped_variant) not in manifest.files:
-        raise PackageError(
-            f"{origin}: the shipped variant {manifest.shipped_variant!r} is not among the package's files"
-        )
-    return manifest
 
 
 def digest_files(directory: Path) -> dict[str, File]:
@@ -231,9 +137,10 @@ class Baseline:
 
 
 class Policy:
-    """A loaded package: the in-process policy, without torch. Thread-safe: `run` may be called concurrently."""
+    """A loaded package: the in-process policy, without torch. Thread-safe: every method may be called concurrently."""
 
     def __init__(self, directory: Path, manifest: Manifest, variant: str | None = None) -> None:
+        """Raises PackageError for a graph that is not the manifest's, or with inputs or outputs nobody knows."""
         self.directory = directory
         self.manifest = manifest
         self.variant = variant or manifest.shipped_variant
@@ -244,48 +151,55 @@ class Policy:
             self.session = ort.InferenceSession(str(graph), session_options(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise PackageError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
-        self.output_names = [output.name for output in self.session.get_outputs()]
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        interface.check(manifest, inputs, outputs, str(graph))
+        self.output_names = [output.name for output in outputs]
+        self._feeds = Feeds(manifest)
+        self._answers = [*_ANSWER, *(f"{interface.NEXT}{tensor.name}" for tensor in self._feeds.states)]
 
     def run(self, inputs: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Array]:
         """Run the graph on a batch: input name -> array [n, ...] in the graph's dtype. Returns output name -> array."""
         names = outputs or self.output_names
         return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
-    def inputs(self, observation: Any) -> tuple[dict[str, Array], bool]:
-        """Feeds of the graph for one observation or a batch, and whether it was a batch.
+    def predict(self, observation: Any, action_mask: Any = None) -> Any:
+        """The deterministic action(s), exactly what `env.step` takes: one for one observation, [n, ...] for a batch.
 
-        `observation` is an array (or a dict of arrays for a Dict space), with or without a leading batch dimension.
-        Raises ValueError that names the shape expected and the one that came.
+        `observation` is an array (or a mapping of arrays for a Dict space), with or without a leading batch dimension;
+        an image of bytes may have its channels first or last. `action_mask` is for maskable policies; by default all is
+        allowed. A recurrent policy answers as at an episode's start; `step` carries its state. Raises ValueError for
+        what is no observation of the policy's space, NaN and numbers outside a Discrete space included.
         """
-        feeds: dict[str, Array] = {}
-        batched: bool | None = None
-        for tensor in self.manifest.inputs:
-            if tensor.name == "observation":
-                value = observation
-            elif tensor.name.startswith("observation."):
-                value = observation[tensor.name.removeprefix("observation.")]
-            else:
-                continue
-            array = np.asarray(value, dtype=tensor.dtype)
-            if array.shape == tensor.shape:
-                many, array = False, array[None]
-            elif array.shape[1:] == tensor.shape and array.ndim == len(tensor.shape) + 1:
-                many = True
-            else:
-                raise ValueError(
-                    f"{tensor.name}: expected shape {tensor.shape} or (n, *{tensor.shape}), came {array.shape}"
-                )
-            if batched is not None and batched != many:
-                raise ValueError("some parts of the observation are a batch and some are not")
-            batched = many
-            feeds[tensor.name] = np.ascontiguousarray(array)
-        return feeds, bool(batched)
+        if self._feeds.states:
+            return self.step(observation, action_mask=action_mask)[0]
+        feeds, batched = self._feeds.read(observation, action_mask)
+        action, finite = self.session.run(_ANSWER, feeds)
+        if batched:
+            if not finite.all():
+                raise ValueError(self._feeds.doubt(feeds, finite))
+            return action
+        if not finite[0]:
+            raise ValueError(self._feeds.doubt(feeds, finite))
+        return action[0]
 
-    def predict(self, observation: Any) -> Array:
-        """The deterministic action(s), exactly what `env.step` takes: one for one observation, [n, ...] for a batch."""
-        feeds, batched = self.inputs(observation)
-        action = self.run(feeds, ["action"])["action"]
-        return action if batched else action[0]
+    def step(
+        self, observation: Any, state: Any = None, episode_start: Any = None, action_mask: Any = None
+    ) -> tuple[Any, Any]:
+        """`predict` with memory, as SB3's predictors have it: (action, state to give with the next observation).
+
+        `state` is None at first, later what the last call returned: for a recurrent policy a pair of float32 arrays
+        [layers, n, hidden]; others give back what they got. `episode_start` [n] bool says where an episode begins and
+        the state is forgotten. Raises ValueError as `predict` does.
+        """
+        if not self._feeds.states:
+            return self.predict(observation, action_mask), state
+        feeds, batched = self._feeds.read(observation, action_mask)
+        size = len(next(iter(feeds.values())))
+        self._feeds.recall(feeds, size, state, episode_start)
+        action, finite, *states = self.session.run(self._answers, feeds)
+        if not finite.all():
+            raise ValueError(self._feeds.doubt(feeds, finite))
+        return action if batched else action[0], tuple(array.swapaxes(0, 1) for array in states)
 
     def baseline(self) -> Baseline:
         """What the package was made from, read from `baseline.npz`."""

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bentos.episodes import CHAMPION, Episode, State
+from bentos.episodes import CHAMPION, Episode, Memory, State
 
 Array = npt.NDArray[Any]
 
@@ -60,9 +60,10 @@ class Decision(msgspec.Struct):
     """One action a row, and how it came about.
 
     `action` [size, ...] in the action space's dtype; `finite` bool [size]; `scores` [size, actions] are logits or
-    q-values where a mask needs them; `recurrent` holds the graph's next state; `versions` says who answered (None: a
-    constant); `adjusted` lists reason codes a row, None when nothing was changed; `forced` marks rows that an
-    override exempted from `constrain`; `faults` counts faulty rows by kind.
+    q-values where a mask needs them; `recurrent` is the graph's next state, and `memories` the same row by row, as
+    `state` tokens carry it (None: nothing to remember); `versions` says who answered (None: a constant); `adjusted`
+    lists reason codes a row, None when nothing was changed; `forced` marks rows that an override exempted from
+    `constrain`; `faults` counts faulty rows by kind.
     """
 
     action: Array
@@ -71,6 +72,7 @@ class Decision(msgspec.Struct):
     versions: list[str | None]
     scores: Array | None = None
     recurrent: dict[str, Array] | None = None
+    memories: list[Memory | None] | None = None
     adjusted: list[list[str]] | None = None
     forced: Array | None = None
     faults: dict[str, int] | None = None
@@ -84,11 +86,10 @@ class Decision(msgspec.Struct):
         for place, row in enumerate(index.tolist()):
             self.sources[row] = other.sources[place]
             self.versions[row] = other.versions[place]
-        if self.recurrent is not None and other.recurrent is not None:
-            for name, array in self.recurrent.items():
-                array = np.array(array)
-                array[index] = other.recurrent[name]
-                self.recurrent[name] = array
+        if self.memories is not None or other.memories is not None:
+            self.memories = self.memories or [None] * len(self.sources)
+            for place, row in enumerate(index.tolist()):
+                self.memories[row] = other.memories[place] if other.memories else None
 
     def adjust(self, index: Array, reason: str) -> None:
         """Note that the rows at `index` were changed for `reason`."""

@@ -48,5 +48,12 @@ def route(core: Core, package: Package) -> Route:
         versions={package.version: version},
         withdrawn=frozenset(),
         provider=version,
-        shown={package.version: {"status": "ready", "package_sha256": digest, "validation_status": "promoted"}},
+        shown={
+            package.version: {
+                "status": "ready",
+                "package_sha256": digest,
+                **version.remarks,
+                "validation_status": "promoted",
+            }
+        },
     )

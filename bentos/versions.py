@@ -13,20 +13,24 @@ from bentos.drift import Drift
 from bentos.overrides import Overrides
 from bentos.package import Manifest, PackageError, Policy, Space, load, unsupported
 from bentos.rows import Array, Decision, Rows
+from bentos.runners import Runner
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
 from bentos.runners.infer import Infer
 from bentos.runners.override import Override
 from bentos.runners.record import Record
+from bentos.runners.remember import Remember
 from bentos.stats import ActionLabels, Stats
 
 _INLINE_SECONDS = 0.0005
 _WARM_UP_RUNS = 5
+_FALLBACK = "fallback"
+"""Who a fallback package's recurrent state belongs to."""
 
 
 class Version:
-    """One version of one policy, ready to decide: record(constrain(override(fallback(batch(infer)))))."""
+    """One version of one policy, ready to decide: record(constrain(override(fallback(remember(batch(infer))))))."""
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class Version:
             name=f"{manifest.name}-{name}",
         )
         self.fallback = Fallback(
-            self.batch,
+            Remember(self.batch, manifest, name) if Remember.needed(manifest) else self.batch,
             policy=manifest.name,
             version=name,
             breaker=self.breaker,
@@ -71,9 +75,12 @@ class Version:
         self.constrain = Constrain(override, manifest.action_space, manifest.safety)
         self.drift = Drift(manifest)
         self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift)
-        self.stateful = manifest.safety.rate_limit is not None or any(
-            tensor.name.startswith("state_") for tensor in manifest.inputs
-        )
+        self.stateful = manifest.safety.rate_limit is not None or bool(self.infer.recurrent)
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What a person should know of the version: what is not done for it, and why."""
+        return {} if self.drift.off is None else {"drift": f"off: {self.drift.off}"}
 
     async def decide(self, rows: Rows) -> Decision:
         """An action for every row, through the whole chain."""
@@ -94,13 +101,22 @@ def _refuse_unsupported(manifest: Manifest) -> None:
         raise PackageError(f"this gateway does not enforce {', '.join(wanted)}; it will not serve the policy without")
 
 
-def _last_resort(manifest: Manifest) -> Constant | Infer | None:
+def _last_resort(manifest: Manifest) -> Runner | None:
     given = manifest.serve.fallback or {}
     if "constant" in given:
         return Constant(as_action(given["constant"], manifest.action_space))
     if "package" in given:
-        return Infer(load(Path(given["package"])), "")
+        policy = load(Path(given["package"]))
+        if not same_questions(policy.manifest, manifest):
+            raise PackageError(f"the fallback {given['package']} has other observations or actions than the policy")
+        infer = Infer(policy, _FALLBACK)
+        return Remember(infer, policy.manifest, _FALLBACK) if Remember.needed(policy.manifest) else infer
     return None
+
+
+def same_questions(one: Manifest, other: Manifest) -> bool:
+    """Whether two packages can be asked the same: their observations and actions are alike, masks and state aside."""
+    return one.observation_space == other.observation_space and one.action_space == other.action_space
 
 
 def as_action(value: object, space: Space) -> Array:

@@ -1,6 +1,6 @@
 """The steps of a decision, each holding the next and having one async method on rows:
 
-validate -> assign -> record(constrain(override(fallback(batch(infer)))))
+validate -> assign -> record(constrain(override(fallback(remember(batch(infer))))))
 """
 
 from __future__ import annotations

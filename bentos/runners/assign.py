@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 
 from bentos.routes import Route, Seat
-from bentos.rows import Array, Decision, Rows
+from bentos.rows import Decision, Rows
 
 
 class Assign:
@@ -37,7 +37,6 @@ class Assign:
             sources=[""] * rows.size,
             versions=[None] * rows.size,
         )
-        whole.recurrent = _room(decisions, rows.size)
         for index, decision in zip(indices, decisions, strict=True):
             whole.put(index, decision)
             if decision.adjusted is not None:
@@ -57,10 +56,3 @@ class Assign:
     async def _at(seat: Seat, rows: Rows) -> Decision:
         rows.version, rows.arm, rows.generation, rows.rescue = seat.version, seat.arm, seat.generation, seat.rescue
         return await seat.chain.decide(rows)
-
-
-def _room(decisions: list[Decision], size: int) -> dict[str, Array] | None:
-    recurrent = next((decision.recurrent for decision in decisions if decision.recurrent is not None), None)
-    if recurrent is None:
-        return None
-    return {name: np.zeros((size, *array.shape[1:]), array.dtype) for name, array in recurrent.items()}

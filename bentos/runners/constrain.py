@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bentos.masks import Masks
 from bentos.package import PackageError, Safety, Space
 from bentos.rows import Array, Decision, Rows
 from bentos.runners import Runner
@@ -21,8 +22,7 @@ class Constrain:
 
     def __init__(self, following: Runner, space: Space, safety: Safety) -> None:
         self.following = following
-        self._discrete = space.type == "Discrete"
-        self._start = space.start
+        self._masks = Masks(space)
         self.dtype = np.dtype(space.dtype)
         low, high = envelope(space, safety)
         self._low, self._high = _inward(low, high, self.dtype)
@@ -39,8 +39,10 @@ class Constrain:
         if self._rate is not None and rows.states is not None:
             self._limit_rate(rows, decision, free)
         self._clip(decision, free)
-        if self._discrete and rows.masks is not None:
-            self._mask(rows.masks, decision, free)
+        if rows.masks is not None:
+            obeyed = self._masks.obeyed(rows.masks, decision.action, decision.scores)
+            if obeyed is not decision.action:
+                self._change(decision, obeyed, free, ACTION_MASK)
         return decision
 
     def _clip(self, decision: Decision, free: Array | None) -> None:
@@ -58,16 +60,6 @@ class Constrain:
         # fmin and fmax leave alone what has no last action (NaN)
         limited = np.fmin(np.fmax(decision.action, lowest), highest)
         self._change(decision, limited, free, RATE_LIMIT)
-
-    def _mask(self, masks: Array, decision: Decision, free: Array | None) -> None:
-        index = decision.action.reshape(-1).astype(np.int64) - self._start
-        allowed = masks[np.arange(len(index)), index]
-        if allowed.all():
-            return
-        scores = np.zeros(masks.shape) if decision.scores is None else np.asarray(decision.scores, dtype=np.float64)
-        best = np.where(masks, np.nan_to_num(scores, nan=-np.inf, neginf=-1e300), -np.inf).argmax(axis=1)
-        wanted = np.where(allowed, index, best) + self._start
-        self._change(decision, wanted.reshape(decision.action.shape).astype(self.dtype), free, ACTION_MASK)
 
     def _change(self, decision: Decision, wanted: Array, free: Array | None, reason: str) -> None:
         differs = (wanted != decision.action).reshape(len(wanted), -1).any(axis=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bentos.package import PackageError, Policy
+from bentos.interface import NEXT
+from bentos.package import Policy
 from bentos.rows import POLICY, Array, Decision, Rows
 
 _SCORES = ("logits", "q_values")
-_NEXT = "next_"
 
 
 class Infer:
@@ -16,16 +16,11 @@ class Infer:
 
     def __init__(self, policy: Policy, version: str) -> None:
         names = policy.output_names
-        missing = sorted({"action", "finite"} - set(names))
-        if missing:
-            raise PackageError(f"{policy.directory}: the graph lacks the outputs {missing}; it has {names}")
         self.version = version
         self._session = policy.session
         self._scores = next((name for name in _SCORES if name in names), None)
-        masked = any(tensor.name == "action_mask" for tensor in policy.manifest.inputs)
-        self.can_rank = self._scores is not None or masked
-        recurrent = [name for name in names if name.startswith(_NEXT)]
-        self._recurrent = [name.removeprefix(_NEXT) for name in recurrent]
+        recurrent = [name for name in names if name.startswith(NEXT)]
+        self.recurrent = [name.removeprefix(NEXT) for name in recurrent]
         self._plain = ["action", "finite", *recurrent]
         self._ranked = [*self._plain, self._scores] if self._scores else self._plain
 
@@ -38,8 +33,8 @@ class Infer:
         ranked = rows.masks is not None and self._scores is not None
         values = self._session.run(self._ranked if ranked else self._plain, rows.feeds)
         recurrent: dict[str, Array] | None = None
-        if self._recurrent:
-            recurrent = dict(zip(self._recurrent, values[2:], strict=False))
+        if self.recurrent:
+            recurrent = dict(zip(self.recurrent, values[2:], strict=False))
         return Decision(
             action=values[0],
             finite=np.reshape(values[1], -1),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bentos.episodes import Episode, Forged, Signer, State, user_hash
+from bentos.masks import Masks
 from bentos.package import Manifest, Space, Tensor
 from bentos.problems import Problem, brief
 from bentos.routes import Seat
@@ -41,11 +41,7 @@ class Validate:
             for tensor in manifest.inputs
             if tensor.name.partition(".")[0] == "observation"
         ]
-        self._dict = space.type == "Dict"
-        self._mask_input = next((tensor for tensor in manifest.inputs if tensor.name == "action_mask"), None)
-        self._states = [tensor for tensor in manifest.inputs if tensor.name.startswith("state_")]
-        self._start_input = next((tensor for tensor in manifest.inputs if tensor.name == "episode_start"), None)
-        self._actions = manifest.action_space
+        self._masks = Masks(manifest.action_space)
         self.stateful = stateful
 
     async def decide(self, request: ActRequest) -> Answer:
@@ -76,15 +72,11 @@ class Validate:
         rows.users = self._users(request, size, many)
         masks = request.action_masks if many else None if request.action_mask is None else [request.action_mask]
         if masks is not None:
-            rows.masks = self._masks(masks, size)
-        if self._mask_input is not None:
-            mask = np.ones((size, *self._mask_input.shape), bool) if rows.masks is None else rows.masks
-            feeds["action_mask"] = mask.astype(self._mask_input.dtype)
+            rows.masks = self._read_masks(masks, size)
         tokens = request.states if many else None if request.state is None else [request.state]
         if tokens is not None or self.stateful:
             nothing: list[str | None] = [None] * size
             rows.states = self._read_states(list(tokens) if tokens is not None else nothing, rows)
-            self._feed_states(rows, rows.states)
         return rows
 
     def user_ids(self, request: ActRequest) -> list[str | None] | None:
@@ -124,26 +116,12 @@ class Validate:
             check_user(one)
         return ["" if one is None else user_hash(one) for one in ids]
 
-    def _masks(self, given: Any, size: int) -> Array:
-        if self._actions.type != "Discrete" or self._actions.n is None:
-            raise Problem(422, "action_mask", f"action masks are for Discrete actions; these are {self._actions.type}")
-        shape = (size, self._actions.n)
+    def _read_masks(self, given: Any, size: int) -> Array:
         try:
-            masks = np.asarray(given)
-        except ValueError:
-            masks = np.empty(0)
-        if masks.shape != shape or masks.dtype.kind not in "biu":
-            raise Problem(
-                422,
-                "action_mask",
-                "a mask is a list of booleans, one an action",
-                expected=list(shape),
-                came=brief(given),
-            )
-        masks = masks.astype(bool)
-        if not masks.any(axis=1).all():
-            raise Problem(422, "action_mask", "a mask must allow at least one action")
-        return masks
+            return self._masks.read(given, size)
+        except ValueError as error:
+            expected = [size, self._masks.width]
+            raise Problem(422, "action_mask", str(error), expected=expected, came=brief(given)) from error
 
     def _read_states(self, tokens: list[str | None], rows: Rows) -> list[State | None]:
         _same_length("states", tokens, rows.size)
@@ -157,19 +135,6 @@ class Validate:
             except Forged as error:
                 raise Problem(403, "state", f"the state token was refused: {error}") from error
         return states
-
-    def _feed_states(self, rows: Rows, states: Sequence[State | None]) -> None:
-        for tensor in self._states:
-            array = np.zeros((rows.size, *tensor.shape), dtype=tensor.dtype)
-            for row, state in enumerate(states):
-                data = state.recurrent.get(tensor.name) if state else None
-                if data is not None and len(data) == array[row].nbytes:
-                    array[row] = np.frombuffer(data, dtype=tensor.dtype).reshape(tensor.shape)
-            rows.feeds[tensor.name] = array
-        if self._start_input is not None:
-            starts = np.array([state is None for state in states]).reshape(-1, *[1] * len(self._start_input.shape))
-            shape = (rows.size, *self._start_input.shape)
-            rows.feeds["episode_start"] = np.broadcast_to(starts, shape).astype(self._start_input.dtype)
 
 
 class _Observation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bentos.episodes import Episode, Forged, Signer, State, new_nonce, user_hash
+from bentos.episodes import Episode, Forged, Memory, Signer, State, new_nonce, user_hash
 
 EPISODE = Episode("cartpole", "3", "challenger", "g1", new_nonce(), user_hash("ada"), 1_700_000_000.0)
 
@@ -40,7 +40,7 @@ def test_an_id_of_another_key_is_refused() -> None:
 
 def test_a_state_token_is_no_episode_id_and_serves_one_episode_only() -> None:
     signer = Signer("key")
-    token = signer.state_token(State("cartpole", "n1", 3, [0.5], {"state_h": b"\x00\x01"}))
+    token = signer.state_token(State("cartpole", "n1", 3, [0.5], Memory("1", {"state_h": b"\x00\x01"})))
     assert signer.state(token, "cartpole", "n1").action == [0.5]
     with pytest.raises(Forged):
         signer.state(token, "cartpole", "n2")

@@ -104,7 +104,7 @@ def test_the_mask_takes_the_best_allowed_action_by_the_policys_own_scores() -> N
 
 def test_the_rate_limit_holds_from_one_step_to_the_next() -> None:
     rows = observations(0, 0)
-    rows.states = [State("p", "", 1, [1.0], {}), None]
+    rows.states = [State("p", "", 1, [1.0]), None]
     decision = decide(Constrain(Says([[-2.0], [-2.0]]), BOX, Safety(rate_limit=0.5)), rows)
     assert decision.action[:, 0].tolist() == [0.5, -2.0]
     assert decision.adjusted == [["rate_limit"], []]

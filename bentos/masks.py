@@ -1,0 +1,74 @@
+"""Action masks: which of its actions a policy may take now, one boolean an action, dimension by dimension."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bentos.manifest import Array, Space
+
+
+class Masks:
+    """The masks of one action space: `width` booleans, for MultiDiscrete and MultiBinary all dimensions in a row.
+
+    A MultiBinary dimension has two entries, for 0 and 1. A space that cannot be masked has width 0.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._widths = _widths(space)
+        self._starts = np.cumsum([0, *self._widths[:-1]])
+        self.width = sum(self._widths)
+
+    def read(self, given: object, size: int) -> Array:
+        """`given` as masks bool [size, width]. Raises ValueError that says what was expected."""
+        if not self.width:
+            raise ValueError(f"{self._space.type} actions cannot be masked")
+        try:
+            masks = np.asarray(given)
+        except ValueError:
+            masks = np.empty(0)
+        if masks.size != size * self.width or masks.dtype.kind not in "biu" or masks.shape[:1] != (size,):
+            raise ValueError(f"a mask is a list of {self.width} booleans, one an action")
+        masks = masks.reshape(size, self.width).astype(bool, copy=False)
+        if not np.logical_or.reduceat(masks, self._starts, axis=1).all():
+            raise ValueError(
+                "a mask must allow at least one action" + (" in every dimension" if len(self._widths) > 1 else "")
+            )
+        return masks
+
+    def obeyed(self, masks: Array, actions: Array, scores: Array | None) -> Array:
+        """`actions` [n, ...] with each one that `masks` [n, width] forbids replaced by the best that is allowed.
+
+        Best by `scores` [n, width] (or one logit a binary dimension), else the first.
+        """
+        chosen = actions.reshape(len(actions), -1).astype(np.int64) - self._space.start
+        entries = self._starts + chosen
+        allowed = np.take_along_axis(masks, entries, axis=1)
+        if allowed.all():
+            return actions
+        ranked = self._ranked(scores, masks)
+        for dimension in np.flatnonzero(~allowed.all(axis=0)).tolist():
+            start = self._starts[dimension]
+            best = ranked[:, start : start + self._widths[dimension]].argmax(axis=1)
+            chosen[:, dimension] = np.where(allowed[:, dimension], chosen[:, dimension], best)
+        return (chosen + self._space.start).reshape(actions.shape).astype(actions.dtype)
+
+    def _ranked(self, scores: Array | None, masks: Array) -> Array:
+        found = np.zeros(masks.shape)
+        if scores is not None:
+            given = np.asarray(scores, dtype=np.float64).reshape(len(masks), -1)
+            if given.shape == masks.shape:
+                found = np.nan_to_num(given, nan=-np.inf, neginf=-1e300)
+            elif 2 * given.shape[1] == self.width:
+                found[:, 1::2] = np.nan_to_num(given)
+        return np.where(masks, found, -np.inf)
+
+
+def _widths(space: Space) -> tuple[int, ...]:
+    if space.type == "Discrete":
+        return (space.n or 0,)
+    if space.type == "MultiDiscrete":
+        return space.nvec or ()
+    if space.type == "MultiBinary":
+        return (2,) * int(np.prod(space.shape))
+    return ()
