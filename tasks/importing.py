@@ -7,57 +7,38 @@ open only files you trust.
 
 from __future__ import annotations
 
-import argparse
+import base64
 import hashlib
 import io
-import json
 import logging
-import os
 import pickle
-import subprocess
+import re
 import sys
-import tempfile
 import time
 import warnings
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import inputs, runs
-from tasks.algorithms import CLASSES, algorithm_class
+from tasks import apart, inputs
+from tasks.algorithms import algorithm_class
 from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, Outputs
+from tasks.vecnormalize import check_statistics
+from tasks.zips import guess_algorithm, is_pickled, read_data
+from tasks.zoo import find_layout
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecNormalize
 
-TIME_LIMIT_S = 120.0
-RSS_LIMIT_MB = 3000.0
-_REFUSED = 3
+    from tasks import runs
+
+LIMITS = apart.Limits(seconds=120.0, memory_mb=3000.0)
 
 log = logging.getLogger(__name__)
-
-_SIGNATURES: tuple[tuple[str, str, str], ...] = (
-    ("ppo_mask", "policy_module", "common.maskable"),
-    ("ppo_mask", "policy_module", "ppo_mask"),
-    ("ppo_lstm", "policy_module", "recurrent"),
-    ("qrdqn", "policy_module", "qrdqn"),
-    ("crossq", "policy_module", "crossq"),
-    ("tqc", "policy_module", "tqc"),
-    ("ars", "policy_module", "ars"),
-    ("sac", "policy_module", ".sac."),
-    ("dqn", "policy_module", ".dqn."),
-    ("trpo", "key", "cg_max_steps"),
-    ("ppo", "key", "clip_range"),
-    ("a2c", "key", "rms_prop_eps"),
-    ("a2c", "key", "gae_lambda"),
-    ("td3", "policy_module", ".td3."),
-)
-"""(algorithm, where, what): the first whose words are in a zip's own JSON names its algorithm."""
 
 
 @dataclass(frozen=True)
@@ -89,50 +70,6 @@ class Agent:
         if inputs.START in given:
             outputs |= {f"next_{name}": state.swapaxes(0, 1) for name, state in zip(inputs.STATES, states, strict=True)}
         return outputs
-
-
-def guess_algorithm(zip_path: Path) -> str:
-    """The algorithm of an SB3 zip, from its plain JSON alone: nothing is unpickled.
-
-    Raises Misconfigured when the file is no SB3 zip, or when its algorithm cannot be told.
-    """
-    document = _read_data(zip_path)
-    policy_module = str((document.get("policy_class") or {}).get("__module__", ""))
-    for name, where, what in _SIGNATURES:
-        if what in policy_module if where == "policy_module" else what in document:
-            return name
-    raise Misconfigured(
-        f"{zip_path}: cannot tell its algorithm (policy of module {policy_module!r}); name it: {sorted(CLASSES)}"
-    )
-
-
-def _read_data(zip_path: Path) -> dict[str, Any]:
-    if not zip_path.is_file():
-        raise Misconfigured(f"{zip_path}: no such file; expected a zip saved by Stable-Baselines3")
-    try:
-        with zipfile.ZipFile(zip_path) as archive:
-            names = set(archive.namelist())
-            missing = sorted({"data", "policy.pth"} - names)
-            if missing:
-                raise Misconfigured(
-                    f"{zip_path}: not a Stable-Baselines3 zip, or a truncated one: it has no {missing}; "
-                    f"it holds {sorted(names)[:8]}"
-                )
-            if broken := archive.testzip():
-                raise Misconfigured(f"{zip_path}: damaged: {broken} fails its checksum; copy the file again")
-            return dict(json.loads(archive.read("data")))
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Misconfigured(f"{zip_path}: not a zip, or a truncated one: {error}; copy the file again") from error
-    except ValueError as error:
-        raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` is not JSON: {error}") from error
-
-
-def find_vecnormalize(zip_path: Path) -> Path | None:
-    """The VecNormalize statistics that lie beside a zip in the rl-zoo's layout (`ENV.zip`, `ENV/vecnormalize.pkl`)."""
-    for candidate in (zip_path.with_suffix("") / "vecnormalize.pkl", zip_path.parent / "vecnormalize.pkl"):
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 def _alias_gym() -> None:
@@ -168,66 +105,96 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
     """Open an SB3 zip (a pickle: this runs code that is in it) with its VecNormalize statistics, if any.
 
     Raises Misconfigured, naming the file and the cause, for a file that cannot be opened, weights that are not
-    finite, or statistics of another shape.
+    finite, or statistics that do not fit.
     """
-    document = _read_data(zip_path)
+    document = read_data(zip_path)
     name = algorithm or guess_algorithm(zip_path)
+    cls = algorithm_class(name)
     _alias_gym()
-    # What only training needs, and what old zips hold as code of another Python, is replaced instead of unpickled.
-    custom = {
-        "learning_rate": 0.0,
-        "lr_schedule": lambda _: 0.0,
-        "clip_range": lambda _: 0.0,
-        "clip_range_vf": None,
-        "exploration_schedule": lambda _: 0.0,
-        "delta_std": lambda _: 0.0,
-        "_last_obs": None,
-        "_last_original_obs": None,
-        "_last_episode_starts": None,
-        "ep_info_buffer": None,
-        "ep_success_buffer": None,
-        "action_noise": None,
-    }
-    custom = {key: value for key, value in custom.items() if key in document}
-    for key in ("observation_space", "action_space"):
-        custom[key] = _fresh_space(_unpickle_field(document, key, zip_path))
-    if "replay_buffer_class" in document:
-        custom["replay_buffer_class"] = None
-    options: dict[str, Any] = {"buffer_size": 1} if "buffer_size" in document else {}
+    kept = {}
+    for key in ("observation_space", "action_space", "policy_class", "policy_kwargs"):
+        if key not in document:
+            raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` has no {key}")
+        value = _unpickle_field(document, key, zip_path)
+        kept[key] = _fresh_space(value) if key.endswith("space") else value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = algorithm_class(name).load(zip_path, device="cpu", custom_objects={**custom, **options})
-    except ModuleNotFoundError as error:
-        raise Misconfigured(
-            f"{zip_path}: it needs the module {error.name!r}, which cannot be imported; install it, or put it on "
-            "PYTHONPATH"
-        ) from error
+            model = cls.load(zip_path, device="cpu", custom_objects=_untrained(document) | kept)
     except Misconfigured:
         raise
     except Exception as error:
-        raise Misconfigured(f"{zip_path}: cannot be opened as {name}: {type(error).__name__}: {error}") from error
-    broken = [key for key, value in model.policy.state_dict().items() if not bool(value.isfinite().all())]
-    if broken:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Misconfigured(f"{zip_path}: cannot be opened as {name}: {type(error).__name__}: {first}") from error
+    if broken := [key for key, value in model.policy.state_dict().items() if not bool(value.isfinite().all())]:
         raise Misconfigured(f"{zip_path}: weights that are not finite: {broken[:5]}")
     model.policy.set_training_mode(False)
-    return Agent(name, model, _load_normalizer(vecnormalize_path, model) if vecnormalize_path else None)
+    normalizer = None if vecnormalize_path is None else _load_normalizer(vecnormalize_path, model.observation_space)
+    return Agent(name, model, normalizer)
+
+
+_TRAINING = {
+    "learning_rate": 0.0,
+    "lr_schedule": lambda _: 0.0,
+    "clip_range": lambda _: 0.0,
+    "exploration_schedule": lambda _: 0.0,
+    "buffer_size": 1,
+    "n_envs": 1,
+    "n_steps": 1,
+    "train_freq": 1,
+    "replay_buffer_kwargs": {},
+    "rollout_buffer_kwargs": {},
+}
+"""What only training needs: replaced, so that no large buffer is made and no code of another Python is unpickled."""
+
+
+def _untrained(document: dict[str, Any]) -> dict[str, Any]:
+    """Replacements for all that `predict` has no use for: what else is pickled, where it is no plain number."""
+    replaced = {key: _number(value) for key, value in document.items() if is_pickled(value)}
+    return replaced | {key: value for key, value in _TRAINING.items() if key in document}
+
+
+def _number(value: dict[str, Any]) -> float | None:
+    """A pickled NumPy scalar (SAC's target entropy is one) as a float; None for everything else, left unopened."""
+    if "numpy" not in str(value.get(":type:")):
+        return None
+    try:
+        return float(pickle.loads(base64.b64decode(value[":serialized:"])))  # noqa: S301 - the one place for it
+    except Exception:  # noqa: BLE001 - an array, say: nothing that acting needs
+        return None
 
 
 def _unpickle_field(document: dict[str, Any], key: str, zip_path: Path) -> Any:
-    from stable_baselines3.common.save_util import json_to_data
-
+    value = document[key]
+    if not is_pickled(value):
+        return value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return json_to_data(json.dumps({key: document[key]}))[key]
+            return pickle.loads(base64.b64decode(value[":serialized:"]))  # noqa: S301 - the one place for it
+    except (ImportError, AttributeError) as error:
+        raise Misconfigured(
+            f"{zip_path}: its {key} needs {_missing(error)}, which cannot be imported ({error}); install the package "
+            "that has it, or put the directory of its module on PYTHONPATH"
+        ) from error
     except Exception as error:
         raise Misconfigured(f"{zip_path}: its {key} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _load_normalizer(path: Path, model: BaseAlgorithm) -> VecNormalize:
+def _missing(error: ImportError | AttributeError) -> str:
+    """The class or module that an unpickling looked for in vain, as Python names it in its message."""
+    if isinstance(error, ImportError):
+        return f"the module {error.name!r}"
+    if found := re.search(r"attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'", str(error)):
+        return f"{found['module']}.{found['name']}"
+    return f"the attribute {error.name!r}"
+
+
+def _load_normalizer(path: Path, space: Any) -> VecNormalize:
     from stable_baselines3.common.vec_env import VecNormalize
 
+    if not path.is_file():
+        raise Misconfigured(f"{path}: no such file; expected VecNormalize statistics")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -239,16 +206,7 @@ def _load_normalizer(path: Path, model: BaseAlgorithm) -> VecNormalize:
     if not isinstance(normalizer, VecNormalize):
         raise Misconfigured(f"{path}: expected VecNormalize statistics, came {type(normalizer).__name__}")
     normalizer.training = False
-    statistics = normalizer.obs_rms if normalizer.norm_obs else None
-    expected = model.observation_space.shape
-    if statistics is not None and not isinstance(statistics, dict):
-        if statistics.mean.shape != expected:
-            raise Misconfigured(
-                f"{path}: statistics of shape {statistics.mean.shape}, but the model observes {expected}: they belong "
-                "to another model"
-            )
-        if not (np.isfinite(statistics.mean).all() and np.isfinite(statistics.var).all()):
-            raise Misconfigured(f"{path}: statistics that are not finite")
+    check_statistics(normalizer, space, path)
     return normalizer
 
 
@@ -283,56 +241,17 @@ def resave_apart(
     into: Path,
     algorithm: str | None = None,
     vecnormalize: Path | None = None,
-    time_limit_s: float = TIME_LIMIT_S,
-    rss_limit_mb: float = RSS_LIMIT_MB,
+    limits: apart.Limits = LIMITS,
 ) -> dict[str, Any]:
-    """`resave` in a process of its own that is ended at `time_limit_s` of wall time or `rss_limit_mb` of memory.
-
-    Raises Misconfigured with the process's own explanation, or with the limit that it hit.
-    """
-    import psutil
-
-    _read_data(zip_path)
-    command = [sys.executable, "-m", "tasks.importing", str(zip_path), "--into", str(into)]
-    command += ["--algorithm", algorithm] if algorithm else []
-    command += ["--vecnormalize", str(vecnormalize)] if vecnormalize else []
-    # Only what Python needs: a pickle that runs there finds neither tokens nor addresses in its environment.
-    environment = {
-        name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ
+    """`resave` in a process of its own, within limits. Raises Misconfigured with its explanation, or with the limit."""
+    read_data(zip_path, limits.memory_mb)
+    request = {
+        "zip": str(zip_path.absolute()),
+        "into": str(into.absolute()),
+        "algorithm": algorithm,
+        "vecnormalize": str(vecnormalize.absolute()) if vecnormalize else None,
     }
-    with tempfile.TemporaryDirectory() as home, (Path(home) / "output").open("w+") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**environment, "HOME": home},
-            cwd=Path(__file__).parents[1],
-        )
-        started = time.monotonic()
-        try:
-            watched = psutil.Process(process.pid)
-            while (code := process.poll()) is None:
-                if time.monotonic() - started > time_limit_s:
-                    raise Misconfigured(f"{zip_path}: opening it took longer than {time_limit_s:g} s")
-                try:
-                    used = watched.memory_info().rss / 2**20
-                except psutil.NoSuchProcess:
-                    used = 0.0
-                if used > rss_limit_mb:
-                    raise Misconfigured(f"{zip_path}: opening it took more than {rss_limit_mb:g} MB of memory")
-                time.sleep(0.02)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        output.seek(0)
-        said = output.read().strip()
-    last = said.splitlines()[-1] if said else ""
-    if code == _REFUSED:
-        raise Misconfigured(str(json.loads(last)["error"]))
-    if code != 0:
-        raise Misconfigured(f"{zip_path}: the process that opened it ended with code {code}: {last or 'no output'}")
-    return dict(json.loads(last))
+    return apart.run("tasks.importing", request, str(zip_path), limits)
 
 
 def import_zip(release: runs.Release) -> dict[str, Any]:
@@ -342,8 +261,10 @@ def import_zip(release: runs.Release) -> dict[str, Any]:
     if not release.params.zip_path:
         raise Misconfigured("source is zip, but zip_path is empty: give the path of a zip saved by Stable-Baselines3")
     zip_path = Path(release.params.zip_path).expanduser()
-    _read_data(zip_path)
-    statistics = find_vecnormalize(zip_path)
+    layout = find_layout(zip_path)
+    layout.require_statistics(zip_path)
+    statistics = layout.statistics
+    read_data(zip_path, LIMITS.memory_mb)
     content = hashlib.sha256(zip_path.read_bytes() + (statistics.read_bytes() if statistics else b"")).hexdigest()
     digest = params_digest(release.spec, f"zip:{content}")
     kept = release.get_json(TRAINING)
@@ -370,21 +291,13 @@ def import_zip(release: runs.Release) -> dict[str, Any]:
     return {"timesteps": training.timesteps, "seconds": training.seconds, "kept": False}
 
 
-def _main() -> int:
-    parser = argparse.ArgumentParser(description="Open one SB3 zip and save it again; the last line is JSON.")
-    parser.add_argument("zip", type=Path)
-    parser.add_argument("--into", type=Path, required=True)
-    parser.add_argument("--algorithm")
-    parser.add_argument("--vecnormalize", type=Path)
-    arguments = parser.parse_args()
-    try:
-        document = resave(arguments.zip, arguments.vecnormalize, arguments.algorithm, arguments.into)
-    except Misconfigured as error:
-        sys.stdout.write("\n" + json.dumps({"error": str(error)}) + "\n")
-        return _REFUSED
-    sys.stdout.write("\n" + json.dumps(document) + "\n")
-    return 0
+def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+    say("opening it")
+    statistics = request["vecnormalize"]
+    return resave(
+        Path(request["zip"]), Path(statistics) if statistics else None, request["algorithm"], Path(request["into"])
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    apart.answer(_work)

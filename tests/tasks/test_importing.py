@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from tasks import runs
+from tasks.apart import Limits
 from tasks.errors import Misconfigured
-from tasks.importing import find_vecnormalize, guess_algorithm, import_zip, load_model, resave_apart
+from tasks.importing import import_zip, load_model, resave_apart
 from tasks.spec import Params
+from tasks.zips import guess_algorithm
+from tasks.zoo import find_vecnormalize
 
 AGENTS = Path(__file__).resolve().parents[3] / "shared" / "agents"
 
@@ -88,9 +91,9 @@ def test_statistics_of_another_model_are_refused(trained: Path, tmp_path: Path) 
 
 def test_opening_is_ended_at_its_limits(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"took longer than 0\.05 s"):
-        resave_apart(trained / "model.zip", tmp_path, time_limit_s=0.05)
+        resave_apart(trained / "model.zip", tmp_path, limits=Limits(0.05, 3000))
     with pytest.raises(Misconfigured, match="took more than 30 MB of memory"):
-        resave_apart(trained / "model.zip", tmp_path, rss_limit_mb=30)
+        resave_apart(trained / "model.zip", tmp_path, limits=Limits(60, 30))
 
 
 class _Spy:

@@ -1,0 +1,179 @@
+"""Work that runs code of others: in a process of its own, with limits of time and memory and none of our secrets.
+
+The process answers over a pipe of its own, so that what it prints confuses nobody. That guards against broken files,
+not against malice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tasks.errors import Misconfigured, Rejected
+
+INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+LOG_LIMIT_MB = 64.0
+_POLL_S = 0.02
+_PR_SET_PDEATHSIG = 1
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells the waiting process what is being done now."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When the process is ended: after `seconds` of wall time, or beyond `memory_mb` of resident memory."""
+
+    seconds: float
+    memory_mb: float
+
+
+def run(
+    module: str,
+    request: Mapping[str, Any],
+    subject: str,
+    limits: Limits,
+    home: Path | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """What `answer` of `module` gives for `request` in a process of its own; `say` hears its steps.
+
+    It finds what this process would import, and the working directory after that; its HOME and temporary directory are
+    `home` (a new one by default). Raises Misconfigured or Rejected with its own explanation, and Misconfigured that
+    names `subject` when it hits a limit or ends without an answer.
+    """
+    import psutil
+
+    with tempfile.TemporaryDirectory(dir=home, prefix="apart-") as own:
+        reader, writer = os.pipe()
+        with (Path(own) / "output").open("w+", errors="replace") as output, os.fdopen(reader, "rb", 0) as channel:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, json.dumps(request), str(writer), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(own),
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
+            os.close(writer)
+            try:
+                answer = _Watch(
+                    subject, limits, psutil.Process(process.pid), output.fileno(), say or (lambda _step: None)
+                ).follow(channel)
+            finally:
+                _end(process)
+            output.seek(0)
+            said = output.read().strip()
+    if "result" in answer:
+        return dict(answer["result"])
+    if "error" in answer:
+        raise {"Rejected": Rejected}.get(answer["kind"], Misconfigured)(answer["error"])
+    last = said.splitlines()[-1][:300] if said else "it printed nothing"
+    raise Misconfigured(
+        f"{subject}: the process that opened it ended with code {process.returncode} before it was done; {last}"
+    )
+
+
+@dataclass
+class _Watch:
+    """Listens to a process and ends the wait at a limit."""
+
+    subject: str
+    limits: Limits
+    process: Any
+    output: int
+    say: Say
+    step: str = "starting"
+
+    def follow(self, channel: Any) -> dict[str, Any]:
+        """The last message of the process: its result, its error, or nothing where it ended without one."""
+        deadline = time.monotonic() + self.limits.seconds
+        pending = b""
+        answer: dict[str, Any] = {}
+        while True:
+            self._check(deadline)
+            if not select.select([channel], [], [], _POLL_S)[0]:
+                continue
+            received = os.read(channel.fileno(), 1 << 16)
+            if not received:
+                return answer
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                if "step" in message:
+                    self.step = message["step"]
+                    self.say(self.step)
+                else:
+                    answer = message
+            if answer:
+                return answer
+
+    def _check(self, deadline: float) -> None:
+        import psutil
+
+        if time.monotonic() > deadline:
+            raise Misconfigured(f"{self.subject}: {self.step} took longer than {self.limits.seconds:g} s")
+        try:
+            used = self.process.memory_info().rss / 2**20
+        except psutil.NoSuchProcess:
+            used = 0.0
+        if used > self.limits.memory_mb:
+            raise Misconfigured(f"{self.subject}: {self.step} took more than {self.limits.memory_mb:g} MB of memory")
+        if os.fstat(self.output).st_size > LOG_LIMIT_MB * 2**20:
+            raise Misconfigured(f"{self.subject}: {self.step} printed more than {LOG_LIMIT_MB:g} MB")
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Only what Python needs: code that runs there finds neither tokens nor addresses in its environment."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    paths = [str(Path(__file__).parents[1]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "HOME": home, "TMPDIR": home}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def answer(work: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
+    """In the process apart: do `work` with the request it was given, and send the result or the error back."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[3]):
+        sys.exit(1)
+    sys.path.append(str(Path.cwd()))  # last: a custom class is found there, and nothing of ours is hidden by it
+    descriptor = int(sys.argv[2])
+    os.set_inheritable(descriptor, False)
+    with os.fdopen(descriptor, "w") as channel:
+
+        def send(message: dict[str, Any]) -> None:
+            channel.write(json.dumps(message) + "\n")
+            channel.flush()
+
+        try:
+            result = work(json.loads(sys.argv[1]), lambda step: send({"step": step}))
+        except (Misconfigured, Rejected) as error:
+            send({"error": str(error), "kind": type(error).__name__})
+        except Exception as error:  # noqa: BLE001 - whatever a foreign file provokes is told in a line, not in a trace
+            traceback.print_exc()
+            first = str(error).strip().splitlines()
+            send({"error": f"{type(error).__name__}: {first[0] if first else ''}", "kind": "Misconfigured"})
+        else:
+            send({"result": result})
