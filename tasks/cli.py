@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, files, live, policies, releases, stack
+from tasks.commands import demo, export, files, live, policies, releases, stack
 
 app = typer.Typer(
     name="airlock",
@@ -42,6 +42,7 @@ app.command("results")(releases.results)
 app.command("override")(live.override)
 app.add_typer(policies.app, name="policies")
 app.command("traffic")(live.traffic)
+app.command("export")(export.export)
 app.command("serve")(live.serve)
 app.command("analyze")(files.analyze)
 app.command("demo")(demo.demo)

@@ -24,7 +24,7 @@ class Layout:
     """What was found beside a zip. `environment` is a Gymnasium id; `notes` are for the person who exports.
 
     `prepared` names what stood between environment and model in training (frames stacked, wrappers); `normalized`
-    whether observations were normalized, where that is known.
+    whether observations were normalized, where that is known; `packages` are those that register the environment.
     """
 
     environment: str | None = None
@@ -32,6 +32,7 @@ class Layout:
     statistics: Path | None = None
     prepared: tuple[str, ...] = ()
     normalized: bool | None = None
+    packages: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def require_statistics(self, zip_path: Path) -> None:
@@ -65,6 +66,7 @@ def find_layout(zip_path: Path) -> Layout:
         statistics=statistics,
         prepared=_prepared(config),
         normalized=_normalized(config),
+        packages=tuple(map(str, arguments.get("gym_packages") or ())),
         notes=tuple(notes),
     )
 

@@ -1,0 +1,69 @@
+"""Paired returns: the exported policy and the original play the same seeds, and earn the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from bentos.package import Tensor
+from tasks.environments import make
+from tasks.inputs import Decide, in_batches
+from tasks.parity import compare
+from tasks.rollout import Rollout, play
+from tasks.spec import Environment
+
+EPISODES = 16
+TOLERANCE = 0.01
+"""Continuous actions may differ by rounding, and returns then by this share of the mean return (or its deviation)."""
+
+_BATCH = 256
+
+
+def paired_returns(
+    environment: Environment,
+    original: Decide,
+    exported: Decide,
+    interface: Sequence[Tensor],
+    seeds: Sequence[int],
+    played: Rollout | None = None,
+) -> dict[str, Any]:
+    """Play both policies on the same seeds and compare what they earn, an episode a seed.
+
+    `interface` is the policy's inputs (see `play`); `played` is the original's rollout of these seeds, where there is
+    one already. Returns `{"episodes", "original", "exported" (mean returns), "largest_difference" (of an episode),
+    "equal", "actions"}`. `equal` asks for every episode's return exactly where actions are whole numbers, and for means
+    within 1 % of the larger of the original's mean and standard deviation where they are continuous. `actions` compares
+    the two policies on every step of the exported one's episodes (see `Difference`): where all of these agree and
+    returns do not, the environment magnifies rounding.
+    """
+    from tasks.spaces import describe
+
+    single = make(environment)
+    space = describe(single.action_space)
+    single.close()
+    first = played or play(environment, original, seeds, interface)
+    second = play(environment, exported, seeds, interface)
+    asked = in_batches(original, second.inputs, _BATCH)["action"]
+    difference = np.abs(second.returns - first.returns)
+    means = float(first.returns.mean()), float(second.returns.mean())
+    allowed = TOLERANCE * max(abs(means[0]), float(first.returns.std())) if space.type == "Box" else 0.0
+    kept = abs(means[1] - means[0]) <= allowed if space.type == "Box" else not difference.any()
+    return {
+        "episodes": len(seeds),
+        "original": means[0],
+        "exported": means[1],
+        "largest_difference": float(difference.max()),
+        "equal": bool(kept),
+        "actions": asdict(compare(space, asked, second.actions)),
+    }
+
+
+def acts_alike(returns: dict[str, Any]) -> bool:
+    """Whether paired play shows one policy: the same returns, or the same action at every step that was taken.
+
+    Without play (`{"skipped": reason}`) nothing speaks against it.
+    """
+    return "skipped" in returns or returns["equal"] or returns["actions"]["agreement"] == 1.0
