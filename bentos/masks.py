@@ -10,14 +10,15 @@ from bentos.manifest import Array, Space
 class Masks:
     """The masks of one action space: `width` booleans, for MultiDiscrete and MultiBinary all dimensions in a row.
 
-    A MultiBinary dimension has two entries, for 0 and 1. A space that cannot be masked has width 0.
+    `widths` and `starts` say how many entries each dimension has, and where they begin. A MultiBinary dimension has two
+    entries, for 0 and 1. A space that cannot be masked has width 0.
     """
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._widths = _widths(space)
-        self._starts = np.cumsum([0, *self._widths[:-1]])
-        self.width = sum(self._widths)
+        self.widths = _widths(space)
+        self.starts = np.cumsum([0, *self.widths[:-1]])
+        self.width = sum(self.widths)
 
     def read(self, given: object, size: int) -> Array:
         """`given` as masks bool [size, width]. Raises ValueError that says what was expected."""
@@ -30,9 +31,9 @@ class Masks:
         if masks.size != size * self.width or masks.dtype.kind not in "biu" or masks.shape[:1] != (size,):
             raise ValueError(f"a mask is a list of {self.width} booleans, one an action")
         masks = masks.reshape(size, self.width).astype(bool, copy=False)
-        if not np.logical_or.reduceat(masks, self._starts, axis=1).all():
+        if not np.logical_or.reduceat(masks, self.starts, axis=1).all():
             raise ValueError(
-                "a mask must allow at least one action" + (" in every dimension" if len(self._widths) > 1 else "")
+                "a mask must allow at least one action" + (" in every dimension" if len(self.widths) > 1 else "")
             )
         return masks
 
@@ -42,14 +43,14 @@ class Masks:
         Best by `scores` [n, width] (or one logit a binary dimension), else the first.
         """
         chosen = actions.reshape(len(actions), -1).astype(np.int64) - self._space.start
-        entries = self._starts + chosen
+        entries = self.starts + chosen
         allowed = np.take_along_axis(masks, entries, axis=1)
         if allowed.all():
             return actions
         ranked = self._ranked(scores, masks)
         for dimension in np.flatnonzero(~allowed.all(axis=0)).tolist():
-            start = self._starts[dimension]
-            best = ranked[:, start : start + self._widths[dimension]].argmax(axis=1)
+            start = self.starts[dimension]
+            best = ranked[:, start : start + self.widths[dimension]].argmax(axis=1)
             chosen[:, dimension] = np.where(allowed[:, dimension], chosen[:, dimension], best)
         return (chosen + self._space.start).reshape(actions.shape).astype(actions.dtype)
 

@@ -8,13 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 import bentos
@@ -23,7 +22,9 @@ from bentos.package import MANIFEST, Policy, load, sha256
 from tasks import parity
 from tasks.errors import Misconfigured, Rejected
 from tasks.evaluate import ROLLOUT, load_rollout
+from tasks.inputs import MASK, START, Array, Inputs, observations, size, take
 from tasks.promote import ControlPlane
+from tasks.questions import ask, numbers, turns
 from tasks.register import version_of
 from tasks.runs import Release
 from tasks.server import Server, serving
@@ -41,10 +42,9 @@ REQUIREMENTS = (
     "uvloop",
 )
 """What the serving room needs beside bentoml itself: neither a training nor a registry library."""
-ASKED = 256
-"""On-policy observations the smoke test asks for."""
-
-Array = npt.NDArray[Any]
+ASKED, PLAYERS, NUMBERS = 256, 16, 2_000_000
+"""On-policy observations the smoke test asks for; fewer where they hold more numbers than that together. A recurrent
+policy is asked for sixteen episodes at a time."""
 
 
 def bentoml_home() -> Path:
@@ -120,37 +120,57 @@ def _label(path: Path) -> str | None:
     return (document or {}).get("labels", {}).get("package_sha256")
 
 
-def ask(url: str, policy: str, observations: Array, timeout: float = 30.0) -> dict[str, Any]:
-    """Ask a gateway for the actions of many observations [n, ...] in one request; its whole answer."""
-    answer = httpx.post(
-        f"{url}/v1/policies/{policy}/act", json={"observations": observations.tolist()}, timeout=timeout
-    )
-    answer.raise_for_status()
-    return dict(answer.json())
-
-
 def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]:
     """Compare the served actions with the package's own and, for fp32, with those the evaluated policy took.
 
-    A quantized variant was held against the evaluated policy when it was chosen. Rows that the safety envelope
-    changed are left out. Returns {"observations", "compared"}. Raises Rejected when an action differs.
+    A quantized variant was held against the evaluated policy when it was chosen. Rows that the safety envelope changed
+    are left out. A recurrent policy is asked turn by turn, with the `state` tokens it gave out. Returns
+    {"observations", "compared"}. Raises Rejected when an action differs.
     """
     given, taken = load_rollout(rollout)
-    observations, taken = given["observation"][:ASKED], taken[:ASKED]
-    answer = ask(server.url, package.manifest.name, observations)
+    rows = min(size(given), ASKED, max(PLAYERS, NUMBERS // numbers(given)))
+    given, taken = take(given, slice(rows)), taken[:rows]
+    exact = package.variant == "fp32"
+    if START in given:
+        compared = _compare_turns(server, package, given)
+        first = given[START].reshape(-1) > 0
+        if exact and first.any():
+            answer = ask(server.url, package.manifest.name, take(given, first))
+            _compare(package, "the evaluated policy", answer, taken[first])
+        return {"observations": rows, "compared": compared}
+    answer = ask(server.url, package.manifest.name, given)
+    own = package.predict(observations(given), given.get(MASK))
+    compared = _compare(package, "the package", answer, own)
+    if exact:
+        _compare(package, "the evaluated policy", answer, taken)
+    return {"observations": rows, "compared": compared}
+
+
+def _compare_turns(server: Server, package: Policy, given: Inputs) -> int:
+    """The served actions over whole stretches of episodes against those of the package, each with its own memory."""
+    tokens: list[str | None] = []
+    state, compared = None, 0
+    for turn in turns(given, PLAYERS):
+        sent = [None if fresh else token for token, fresh in zip(tokens, turn.fresh, strict=True)] if tokens else None
+        answer = ask(server.url, package.manifest.name, turn.given, sent)
+        own, state = package.step(observations(turn.given), state, turn.fresh, turn.given.get(MASK))
+        compared += _compare(package, "the package", answer, own)
+        tokens = answer["states"]
+    return compared
+
+
+def _compare(package: Policy, name: str, answer: Mapping[str, Any], reference: Array) -> int:
+    """How many rows were compared. Raises Rejected when one differs, or was not answered by the policy."""
     others = sorted({source for source in answer["sources"] if source != "policy"})
     if others:
         raise Rejected(f"the served Bento answered by {', '.join(others)}, not by the policy, on its own observations")
-    served = np.asarray(answer["actions"], dtype=taken.dtype)
+    served = np.asarray(answer["actions"], dtype=reference.dtype)
     kept = np.array([not changed for changed in answer["adjusted"]])
-    references = {"the package": np.asarray(package.predict(observations))}
-    if package.variant == "fp32":
-        references["the evaluated policy"] = taken
-    for name, reference in references.items():
+    if kept.any():
         difference = parity.compare(package.manifest.action_space, reference[kept], served[kept])
-        if kept.any() and difference.agreement < 1.0:
+        if difference.agreement < 1.0:
             raise Rejected(
                 f"the served Bento and {name} agree on {difference.agreement:.2%} of {difference.rows} observations "
                 f"(largest error {difference.max_error:.2e} of the span); they must agree on all"
             )
-    return {"observations": len(observations), "compared": int(kept.sum())}
+    return int(kept.sum())

@@ -12,6 +12,10 @@ import httpx
 import msgspec
 import numpy as np
 
+from tasks.environments import action_mask
+from tasks.inputs import MASK, stack
+from tasks.questions import body, rows_a_request
+
 _TRIES = 8
 """How often a step is tried before the player gives up; with the pauses between, about six seconds."""
 
@@ -59,7 +63,10 @@ class Gateway:
 
 @dataclass
 class Player:
-    """One environment and the episode it is in; `episode` is empty between episodes."""
+    """One environment and the episode it is in; `episode` is empty between episodes.
+
+    `masked`: the environment says which actions it allows, and whoever plays it tells the gateway.
+    """
 
     env: Any
     seed: int | None
@@ -68,8 +75,12 @@ class Player:
     version: str | None = None
     observation: Any = None
     state: str | None = None
+    masked: bool = field(init=False)
     total: float = 0.0
     length: int = 0
+
+    def __post_init__(self) -> None:
+        self.masked = bool(self.env.has_wrapper_attr("action_masks"))
 
     def begin(self, opened: Mapping[str, Any]) -> None:
         """Start the episode that the gateway has opened."""
@@ -131,13 +142,6 @@ class Tally:
         return {name: float(value) for name, value in zip(("p50", "p90", "p99", "max"), values, strict=True)}
 
 
-def _plain(observation: Any) -> Any:
-    """An observation as JSON takes it."""
-    if isinstance(observation, dict):
-        return {key: _plain(value) for key, value in observation.items()}
-    return observation.tolist() if hasattr(observation, "tolist") else observation
-
-
 class Game:
     """Players that share one request a step."""
 
@@ -169,25 +173,30 @@ class Game:
         self.started += len(idle)
 
     def step(self) -> None:
-        """One action for every running episode, in one request."""
+        """One action for every running episode, in one request unless their observations are too large for it."""
         playing = self.playing()
         if not playing:
             return
-        body: dict[str, Any] = {
-            "observations": [_plain(player.observation) for player in playing],
-            "episode_ids": [player.episode for player in playing],
-        }
-        if any(player.state is not None for player in playing):
-            body["states"] = [player.state for player in playing]
+        at_once = rows_a_request(stack([playing[0].observation]), len(playing))
+        for at in range(0, len(playing), at_once):
+            self._step(playing[at : at + at_once])
+
+    def _step(self, playing: list[Player]) -> None:
+        given = stack([player.observation for player in playing])
+        if playing[0].masked:
+            given[MASK] = np.stack([action_mask(player.env) for player in playing])
+        states = [player.state for player in playing]
+        question = body(given, states if any(state is not None for state in states) else None)
+        question["episode_ids"] = [player.episode for player in playing]
         began = time.perf_counter()
-        answer = self.gateway.call("POST", "/act", body)
+        answer = self.gateway.call("POST", "/act", question)
         self.tally.latencies.append(time.perf_counter() - began)
         self.tally.decisions += len(playing)
         self.tally.sources.update(answer["sources"])
-        states = answer.get("states") or [None] * len(playing)
+        given_back = answer.get("states") or [None] * len(playing)
         for reasons in answer["adjusted"]:
             self.tally.adjusted.update(reasons)
-        for player, action, state in zip(playing, answer["actions"], states, strict=True):
+        for player, action, state in zip(playing, answer["actions"], given_back, strict=True):
             player.state = state
             if player.step(action):
                 self.tally.returns.setdefault(player.arm, []).append(player.total)

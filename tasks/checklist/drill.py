@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-import numpy.typing as npt
 
 from tasks.checklist.load import Answer, Load
 from tasks.checklist.types import Finding
+from tasks.inputs import Inputs
 from tasks.promote import ControlPlane
 
 MAX_SECONDS = 10.0
 """Gateways poll every second and have the previous version loaded; ten times that is a rollback that does not work."""
 
 
-def rollback_tested(
-    control: ControlPlane, url: str, policy: str, version: str, observations: npt.NDArray[Any]
-) -> Finding:
+def rollback_tested(control: ControlPlane, url: str, policy: str, version: str, given: Inputs) -> Finding:
     """Roll back and forth with requests running: both moves seen by a client in time, no request failed."""
-    with Load(url, policy, observations) as load:
+    with Load(url, policy, given) as load:
         if load.wait_for(lambda answer: answer.version == version, 0.0, MAX_SECONDS) is None:
             last = load.answers[-1] if load.answers else None
             return Finding("fail", f"version {version} does not answer, so nothing was moved; the last answer: {last}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks import readings
 from tasks.alerts import MAX_ACTION_SHIFT, MAX_ERRORS
+from tasks.checklist.packaged import NO_BASELINE
 from tasks.checklist.types import Finding
 from tasks.spec import PolicySpec
 
@@ -66,6 +67,8 @@ def action_distribution(counters: Mapping[str, Any], baseline: Mapping[str, Any]
 
     Actions of one episode depend on each other, so the chi-squared statistic is kept as evidence, not as the test.
     """
+    if not baseline:
+        return Finding("fail", f"there are no actions to compare with: {NO_BASELINE}")
     pairs = readings.action_counts(counters["actions"], baseline)
     seen, wanted = int(pairs[0][0].sum()), min(spec.monitor.window, MINIMUM_DECISIONS)
     if seen < wanted:
@@ -87,12 +90,14 @@ def action_distribution(counters: Mapping[str, Any], baseline: Mapping[str, Any]
     )
 
 
-def reward_trend(returns: Sequence[float], evaluated: float, spec: PolicySpec) -> Finding:
+def reward_trend(returns: Sequence[float], evaluated: float | None, spec: PolicySpec) -> Finding:
     """Mean return in production against the evaluation's: not degraded by more than the spec's share.
 
     Fails when even the upper end of the live mean's one-sided 95 % interval lies below; a mean below whose interval
-    reaches above is inconclusive.
+    reaches above is inconclusive. A package without an evaluated return fails.
     """
+    if evaluated is None:
+        return Finding("fail", f"there is no return to compare with: {NO_BASELINE}")
     if len(returns) < MINIMUM_RETURNS:
         return _too_few("returns", len(returns), MINIMUM_RETURNS)
     limit = spec.monitor.max_return_drop

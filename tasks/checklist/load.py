@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import numpy.typing as npt
+
+from tasks.inputs import START, Inputs
+from tasks.questions import body, rows_a_request, turns
+
+TURNS = 64
+"""How many different requests there are, asked again and again."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,19 @@ class Answer:
 
 
 class Load:
-    """Asks for actions on `observations` [n, ...], `rows` a request, until left; a context manager.
+    """Asks for actions on the rows of `given`, `rows` a request, until left; a context manager.
 
-    The requests belong to no episode, so they are answered by the champion and no canary counts them.
+    The requests belong to no episode, so they are answered by the champion and no canary counts them. Masks go along,
+    and a recurrent policy gets its state back, as an application would send it: without, it would act otherwise.
     """
 
-    def __init__(
-        self, url: str, policy: str, observations: npt.NDArray[Any], rows: int = 1, pause_seconds: float = 0.002
-    ) -> None:
+    def __init__(self, url: str, policy: str, given: Inputs, rows: int = 1, pause_seconds: float = 0.002) -> None:
         self.answers: list[Answer] = []
         self._path = f"{url}/v1/policies/{policy}/act"
-        self._batches = [
-            {"observations": observations[at : at + rows].tolist()}
-            for at in range(0, min(len(observations), 64 * rows), rows)
-        ]
+        self._remembers = START in given
+        asked = itertools.islice(turns(given, rows_a_request(given, rows)), TURNS)
+        self._questions = [(body(turn.given), turn.fresh.tolist()) for turn in asked]
+        self._states: list[str | None] | None = None
         self._pause = pause_seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe-load", daemon=True)
@@ -79,9 +84,15 @@ class Load:
         with httpx.Client(timeout=10.0) as client:
             turn = 0
             while not self._over.is_set():
-                self.answers.append(self._ask(client, self._batches[turn % len(self._batches)]))
+                question, fresh = self._questions[turn % len(self._questions)]
+                self.answers.append(self._ask(client, {**question, **self._remembered(fresh)}))
                 turn += 1
                 self._over.wait(self._pause)
+
+    def _remembered(self, fresh: list[bool]) -> dict[str, Any]:
+        if not self._remembers or self._states is None:
+            return {}
+        return {"states": [None if new else state for new, state in zip(fresh, self._states, strict=True)]}
 
     def _ask(self, client: httpx.Client, body: dict[str, Any]) -> Answer:
         try:
@@ -91,6 +102,7 @@ class Load:
         if answer.status_code != 200:
             return Answer(time.monotonic(), error=f"HTTP {answer.status_code}: {answer.text[:200]}")
         document = answer.json()
+        self._states = document.get("states")
         return Answer(
             time.monotonic(), document["versions"][0], document["sources"][0], decisions=len(document["actions"])
         )

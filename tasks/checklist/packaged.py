@@ -11,11 +11,16 @@ import numpy as np
 from bentos.package import Policy, verify_file
 from tasks import alerts
 from tasks.checklist.types import Finding
-from tasks.inputs import take
+from tasks.graph import cast
+from tasks.inputs import only_observations, take
 from tasks.readings import Reading
 from tasks.spec import PolicySpec
 
 FORMATS = ("policy.onnx", "policy.ts", "policy.pt2")
+NO_BASELINE = (
+    "the package was exported where its environment could not run; install the environment and release it through the "
+    "DAG, which evaluates it"
+)
 MAX_RSS_MB = 1_500.0
 """A lone Bento keeps to a tenth of this; past it something holds what serving does not need."""
 
@@ -28,9 +33,10 @@ def exported(package: Policy) -> Finding:
     problems = [f"no {name}" for name in FORMATS if name not in manifest.files]
     if not manifest.parity.get("equal"):
         problems.append("parity with the trained policy was not proved")
-    feeds = take(package.baseline().inputs, slice(1))
-    if any(array.dtype.kind == "f" for array in feeds.values()):
-        spoilt = {name: np.full_like(a, np.nan) if a.dtype.kind == "f" else a for name, a in feeds.items()}
+    feeds = cast(take(package.baseline().inputs, slice(1)), {tensor.name: tensor.dtype for tensor in manifest.inputs})
+    floats = [name for name, array in only_observations(feeds).items() if array.dtype.kind == "f"]
+    if floats:
+        spoilt = feeds | {name: np.full_like(feeds[name], np.nan) for name in floats}
         if package.run(spoilt, ["finite"])["finite"].any():
             problems.append("the graph calls its output finite on an observation of NaN")
     compared = int(manifest.parity.get("observations", 0))
@@ -124,6 +130,8 @@ def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None) ->
     release. Not to see a loss of twice the margin within the budget makes a canary a formality.
     """
     canary, problems = spec.canary, []
+    if not baseline.get("count"):
+        return Finding("fail", f"there are no evaluated returns to plan with: {NO_BASELINE}")
     bounds = canary.bounds
     if any(later <= earlier for earlier, later in itertools.pairwise(canary.steps)):
         problems.append(f"steps do not grow: {canary.steps}")

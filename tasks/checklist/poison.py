@@ -6,23 +6,24 @@ Served beside the real one, it shows that the fallback answers when the policy c
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from bentos.package import MANIFEST, Manifest, digest_files, write_manifest
+from tasks.inputs import Array, Inputs, only_observations
 
 GRAPH = "policy.onnx"
 
 
-def poison(package: Path, manifest: Manifest, marker: npt.NDArray[Any], into: Path) -> Path:
+def poison(package: Path, manifest: Manifest, marker: Inputs, into: Path) -> Path:
     """A copy of `package` in `into`, shipping fp32, whose graph fails on observations equal to `marker`.
 
-    There every floating-point output is NaN and `finite` is false; everywhere else nothing changes. `marker` is one
-    observation [*shape] of the graph's first input, in that input's dtype.
+    There every floating-point output is NaN and `finite` is false; everywhere else nothing changes. `marker` is one row
+    of observations, in all their parts.
     """
     import onnx
 
@@ -31,7 +32,8 @@ def poison(package: Path, manifest: Manifest, marker: npt.NDArray[Any], into: Pa
         shutil.copy2(package / name, into / name)
     shutil.copy2(package / MANIFEST, into / MANIFEST)
     model = onnx.load(package / manifest.variants["fp32"])
-    _break(model, np.asarray(marker, dtype=manifest.inputs[0].dtype))
+    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+    _break(model, {name: np.asarray(row[0], dtypes[name]) for name, row in only_observations(marker).items()})
     onnx.checker.check_model(model)
     onnx.save_model(model, into / GRAPH)
     changed = msgspec.structs.replace(
@@ -41,26 +43,33 @@ def poison(package: Path, manifest: Manifest, marker: npt.NDArray[Any], into: Pa
     return into
 
 
-def _break(model: Any, marker: npt.NDArray[Any]) -> None:
+def _break(model: Any, marker: Mapping[str, Array]) -> None:
+    """Rewrite a graph so that it fails where every input named in `marker` has just that value [*shape]."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    source = graph.input[0].name
-    axes = np.arange(1, marker.ndim + 1, dtype=np.int64)
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(marker[None], "poison_marker"),
-            numpy_helper.from_array(axes, "poison_axes"),
+    nodes, hits = [], []
+    for number, (source, value) in enumerate(marker.items()):
+        place = f"poison_{number}"
+        compared = source
+        if value.dtype.kind in "iub":  # ONNX Runtime compares no small integers
+            compared, value = f"{place}_wide", value.astype(np.int64)
+            nodes.append(helper.make_node("Cast", [source], [compared], to=TensorProto.INT64))
+        graph.initializer.append(numpy_helper.from_array(value[None], f"{place}_marker"))
+        axes = np.arange(1, value.ndim + 1, dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(axes, f"{place}_axes"))
+        nodes += [
+            helper.make_node("Equal", [compared, f"{place}_marker"], [f"{place}_equal"]),
+            helper.make_node("Cast", [f"{place}_equal"], [f"{place}_whole"], to=TensorProto.INT32),
+            helper.make_node("ReduceMin", [f"{place}_whole", f"{place}_axes"], [f"{place}_all"], keepdims=0)
+            if value.ndim
+            else helper.make_node("Identity", [f"{place}_whole"], [f"{place}_all"]),
         ]
-    )
+        hits.append(f"{place}_all")
     hit = "poison_hit"
-    nodes = [
-        helper.make_node("Equal", [source, "poison_marker"], ["poison_equal"]),
-        helper.make_node("Cast", ["poison_equal"], ["poison_equal_int"], to=TensorProto.INT32),
-        helper.make_node("ReduceMin", ["poison_equal_int", "poison_axes"], ["poison_hit_int"], keepdims=0)
-        if marker.ndim
-        else helper.make_node("Identity", ["poison_equal_int"], ["poison_hit_int"]),
-        helper.make_node("Cast", ["poison_hit_int"], [hit], to=TensorProto.BOOL),
+    nodes += [
+        helper.make_node("Min", hits, ["poison_least"]),
+        helper.make_node("Cast", ["poison_least"], [hit], to=TensorProto.BOOL),
         helper.make_node("Not", [hit], ["poison_clear"]),
     ]
     for output in graph.output:

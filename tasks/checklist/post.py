@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from bentos import home, store
@@ -23,6 +22,7 @@ from tasks.checklist.run import run_all
 from tasks.checklist.types import Finding
 from tasks.checklist.verdict import record, show
 from tasks.errors import Misconfigured, Rejected
+from tasks.inputs import Inputs
 from tasks.promote import ControlPlane
 from tasks.register import version_of
 from tasks.runs import Release
@@ -55,8 +55,7 @@ def post_deployment(release: Release) -> dict[str, Any]:
     control.reconcile(release.policy)  # a drill that was killed half-way left the champion elsewhere
     with release.scratch() as scratch:
         package = load(release.fetch("package", scratch))
-        observations = package.baseline().inputs["observation"]
-        checks = _checks(release, control, package, version, observations)
+        checks = _checks(release, control, package, version, package.baseline().inputs)
         checklist, decision = run_all(release.policy, version, "post_deployment", checks, release.spec.mode, who)
     record(release, control, checklist)
     if decision.verdict == "fail":
@@ -69,10 +68,10 @@ def post_deployment(release: Release) -> dict[str, Any]:
 
 
 def _checks(
-    release: Release, control: ControlPlane, package: Policy, version: str, observations: npt.NDArray[Any]
+    release: Release, control: ControlPlane, package: Policy, version: str, given: Inputs
 ) -> dict[str, Callable[[], Finding]]:
     spec, manifest, url = release.spec, package.manifest, home.gateway_url()
-    look = _once(partial(observe, url, release.policy, version, observations))
+    look = _once(partial(observe, url, release.policy, version, given))
 
     def alarm() -> Finding:
         evidence = readings.readings(look().counters, manifest.baselines["actions"])
@@ -86,15 +85,15 @@ def _checks(
         "error_rate": lambda: live.error_rate(look().counters, look().probes, look().failures),
         "resource_usage": lambda: live.resource_usage(look().usage, look().probe_decisions),
         "alerts_working": alarm,
-        "rollback_tested": partial(rollback_tested, control, url, release.policy, version, observations),
+        "rollback_tested": partial(rollback_tested, control, url, release.policy, version, given),
     }
 
 
-def observe(url: str, policy: str, version: str, observations: npt.NDArray[Any]) -> Observed:
+def observe(url: str, policy: str, version: str, given: Inputs) -> Observed:
     """Probe the live gateway for a few seconds, wait for its counters, and read them and the version's returns."""
     engine = store.connect(home.database_url())
     before = readings.counters(engine, policy, version)["decisions"]
-    with Sampler(gateway_processes(url)) as sampler, Load(url, policy, observations, rows=PROBE_ROWS) as probe:
+    with Sampler(gateway_processes(url)) as sampler, Load(url, policy, given, rows=PROBE_ROWS) as probe:
         time.sleep(PROBE_SECONDS)
     answered = sum(answer.decisions for answer in probe.answers if answer.version == version)
     deadline = time.monotonic() + FLUSH_SECONDS
@@ -119,8 +118,9 @@ def reported_returns(engine: sa.Engine, policy: str, version: str) -> list[float
         return [float(row.episode_return) for row in connection.execute(query)]
 
 
-def _evaluated_mean(manifest: Manifest) -> float:
-    return float(manifest.baselines["returns"]["mean"])
+def _evaluated_mean(manifest: Manifest) -> float | None:
+    mean = manifest.baselines["returns"].get("mean")
+    return None if mean is None else float(mean)
 
 
 def _once(make: Callable[[], Observed]) -> Callable[[], Observed]:

@@ -11,13 +11,14 @@ from typing import Any
 from bentos.package import Policy, load
 from tasks import server
 from tasks.bento import assemble
-from tasks.checklist import packaged, served
+from tasks.checklist import envelope, packaged, served
 from tasks.checklist.poison import poison
 from tasks.checklist.run import run_all
 from tasks.checklist.served import Served
 from tasks.checklist.types import Finding
 from tasks.checklist.verdict import record, show
 from tasks.errors import Misconfigured, Rejected
+from tasks.inputs import only_observations, size, take
 from tasks.promote import ControlPlane
 from tasks.register import version_of
 from tasks.runs import Release
@@ -62,7 +63,7 @@ def _checks(
         "latency_benchmarked": partial(packaged.latency_benchmarked, package, spec),
         "memory_profiled": lambda: packaged.memory_profiled(package, ask().server.rss_mb()),
         "input_validation": lambda: served.input_validation(ask()),
-        "action_bounds": lambda: served.action_bounds(ask()),
+        "action_bounds": lambda: envelope.action_bounds(ask()),
         "fallback_configured": lambda: served.fallback_configured(ask()),
         "metrics_defined": lambda: served.metrics_defined(ask()),
         "alert_thresholds": partial(packaged.alert_thresholds, spec),
@@ -105,8 +106,8 @@ class _Servers:
 
     def _start(self) -> Served:
         package = self._package
-        observations = package.baseline().inputs["observation"]
-        marker = observations[len(observations) // 2]
+        given = package.baseline().inputs
+        marker = only_observations(take(given, slice(size(given) // 2, size(given) // 2 + 1)))
         broken = poison(package.directory, package.manifest, marker, self._scratch / "poisoned")
         whole = server.start(self._bento, self._scratch / "server")
         self._started.append(whole)
@@ -114,4 +115,4 @@ class _Servers:
         self._started.append(breaking)
         for one in self._started:
             one.wait_ready()
-        return Served(package, observations, whole, breaking, marker)
+        return Served(package, given, whole, breaking, marker)

@@ -11,15 +11,14 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 
 from bentos.package import Policy, load
-from tasks.bento import ask
-from tasks.checklist.fuzz import bad_requests, extreme_observations
+from tasks.checklist.fuzz import bad_requests
 from tasks.checklist.types import Finding
+from tasks.inputs import Inputs, concatenate, observations, only_observations, plain, size, take
+from tasks.questions import ask
 from tasks.server import Server
 
-EXTREMES, PER_REQUEST = 4_000, 500
 PATIENCE_SECONDS = 5.0
 METRICS = (
     "rl_inference_total",
@@ -35,18 +34,19 @@ METRICS = (
 """What a lone Bento exposes after decisions, an outcome and a refused request; the others need a canary or faults."""
 FAULT_METRICS = ("rl_faults_total",)
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Served:
-    """The scratch servers: `server` serves the package, `broken` the same with a graph that fails on `marker`."""
+    """The scratch servers: `server` serves the package, `broken` the same with a graph that fails on `marker`.
+
+    `given` are rows that the policy was asked with before, `marker` is one of them.
+    """
 
     package: Policy
-    observations: Array
+    given: Inputs
     server: Server
     broken: Server
-    marker: Array
+    marker: Inputs
 
     @property
     def policy(self) -> str:
@@ -56,13 +56,13 @@ class Served:
 
 def input_validation(served: Served) -> Finding:
     """Every bad request is refused with 4xx and problem+json; a good one is answered after each, as before."""
-    observation = served.observations[0]
-    good = {"observation": observation.tolist()}
+    (observation,) = plain(take(served.given, slice(1)))
+    good = {"observation": observation}
     problems: list[str] = []
     statuses: Counter[str] = Counter()
     with httpx.Client(base_url=served.server.url, timeout=30.0) as client:
         before = client.post(f"/v1/policies/{served.policy}/act", json=good).raise_for_status().json()["action"]
-        requests = list(bad_requests(served.policy, observation, _stateful(served.package)))
+        requests = list(bad_requests(served.package.manifest, observation, _stateful(served.package)))
         for bad in requests:
             try:
                 answer = client.request(
@@ -101,63 +101,17 @@ def _stateful(package: Policy) -> bool:
     return recurrent or manifest.safety.rate_limit is not None
 
 
-def action_bounds(served: Served) -> Finding:
-    """Actions for thousands of observations, extreme ones included, never leave the envelope."""
-    manifest = served.package.manifest
-    space = manifest.observation_space
-    low, high = space.bounds() if space.type == "Box" else (None, None)
-    observations = extreme_observations(served.observations, low, high, EXTREMES)
-    outside, sources, adjusted = 0, Counter[str](), Counter[str]()
-    for at in range(0, len(observations), PER_REQUEST):
-        answer = ask(served.server.url, served.policy, observations[at : at + PER_REQUEST])
-        outside += _outside(served.package, answer["actions"])
-        sources.update(answer["sources"])
-        adjusted.update(reason for row in answer["adjusted"] for reason in row)
-    return Finding(
-        "fail" if outside else "pass",
-        f"{outside} of {len(observations)} actions left the envelope"
-        if outside
-        else f"all {len(observations):,} actions inside the envelope, zeros, corners and values to 1e6 included",
-        observed=outside,
-        threshold=0,
-        unit="outside",
-        sample_size=len(observations),
-        evidence={"sources": dict(sources), "adjusted": dict(adjusted)},
-    )
-
-
-def _outside(package: Policy, actions: list[Any]) -> int:
-    """How many actions are no member of the action space, or leave its bounds shrunk by the safety margin."""
-    space, safety = package.manifest.action_space, package.manifest.safety
-    if space.type == "Discrete":
-        allowed = range(space.start, space.start + (space.n or 0))
-        return sum(not (isinstance(action, int) and action in allowed) for action in actions)
-    values = np.asarray(actions, dtype=np.float64).reshape(len(actions), -1)
-    if space.type == "MultiDiscrete":
-        limit = np.asarray(space.nvec, dtype=float).reshape(-1) - 1
-        return int((~((values >= 0) & (values <= limit))).any(axis=1).sum())
-    if space.type == "MultiBinary":
-        return int((~np.isin(values, (0, 1))).any(axis=1).sum())
-    low, high = space.bounds()
-    if safety.action_bounds is not None:
-        low, high = (np.broadcast_to(np.asarray(end, dtype=float), low.shape) for end in safety.action_bounds)
-    margin = safety.safety_margin * np.where(np.isfinite(high - low), high - low, 0.0)
-    low, high = (low + margin).reshape(-1), (high - margin).reshape(-1)
-    slack = 1e-6 * np.maximum(1.0, np.abs(np.where(np.isfinite(high), high, 1.0)))
-    return int((~((values >= low - slack) & (values <= high + slack))).any(axis=1).sum())
-
-
 def fallback_configured(served: Served) -> Finding:
     """The fallback answers, with the configured action, when the policy's output is not finite, and only then."""
     manifest = served.package.manifest
-    good = next(row for row in served.observations if not np.array_equal(row, served.marker))
-    answers = ask(served.broken.url, served.policy, np.stack([good, served.marker, good]))
+    good = _another(served)
+    answers = ask(served.broken.url, served.policy, concatenate([good, served.marker, good]))
     sources, actions = answers["sources"], answers["actions"]
     problems = []
     if sources != ["policy", "fallback", "policy"]:
         problems.append(f"sources were {sources}, expected the fallback for the broken observation alone")
     configured = manifest.serve.fallback or {}
-    own = load(served.package.directory, variant="fp32").predict(good)
+    own = load(served.package.directory, variant="fp32").predict(observations(good))[0]
     expected = [own, configured.get("constant", actions[1]), own]
     for came, wanted, adjusted in zip(actions, expected, answers["adjusted"], strict=True):
         if not adjusted and not np.allclose(came, wanted, rtol=1e-4, atol=1e-5):
@@ -173,6 +127,18 @@ def fallback_configured(served: Served) -> Finding:
     )
 
 
+def _another(served: Served) -> Inputs:
+    """One row of observations that is not the marker. Raises ValueError where all are alike."""
+    observed = only_observations(served.given)
+    alike = np.ones(size(observed), dtype=bool)
+    for name, value in observed.items():
+        alike &= (value == served.marker[name]).reshape(len(value), -1).all(axis=1)
+    if alike.all():
+        raise ValueError("all observations of the baseline are the same: the fallback cannot be told from the policy")
+    first = int(np.argmin(alike))
+    return take(observed, slice(first, first + 1))
+
+
 def metrics_defined(served: Served) -> Finding:
     """After decisions, an outcome, a refusal and a fault, a scrape shows every metric with its labels."""
     base = f"{served.server.url}/v1/policies/{served.policy}"
@@ -180,7 +146,7 @@ def metrics_defined(served: Served) -> Finding:
     low, high = served.package.manifest.outcomes.return_range or (0.0, 1.0)
     outcome = {"episode_id": episode, "return": (low + high) / 2, "length": 1}
     httpx.post(f"{base}/outcomes", json=outcome).raise_for_status()
-    ask(served.broken.url, served.policy, served.marker[None])
+    ask(served.broken.url, served.policy, served.marker)
     missing = _missing(served.server.url, METRICS, served.policy) | _missing(
         served.broken.url, FAULT_METRICS, served.policy
     )
@@ -210,7 +176,7 @@ def _missing(url: str, names: tuple[str, ...], policy: str) -> set[str]:
 
 def logging_configured(served: Served) -> Finding:
     """The fault that was caused is in the log, as one JSON object with time, level, event, policy and version."""
-    ask(served.broken.url, served.policy, served.marker[None])
+    ask(served.broken.url, served.policy, served.marker)
     wanted = ("at", "level", "event", "policy", "version")
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:

@@ -14,6 +14,8 @@ import yaml
 from bentos.package import load
 from tasks import bento, server
 from tasks.errors import Misconfigured, Rejected
+from tasks.inputs import of_observations
+from tasks.questions import ask
 from tasks.register import register
 from tasks.runs import Release, client
 from tasks.spec import Params
@@ -61,7 +63,7 @@ def test_a_built_bento_served_by_its_tag_acts_as_sb3_predicts(trained: Release, 
     expected, _ = model.predict(observations, deterministic=True)
     home = {"BENTOML_HOME": str(bento.bentoml_home())}
     with server.serving(Path(built["bento_tag"]), tmp_path / "server", home) as running:
-        answer = bento.ask(running.url, trained.policy, observations)
+        answer = ask(running.url, trained.policy, of_observations(observations))
         family = psutil.Process(running.pid).children(recursive=True)
         assert family
     assert set(answer["sources"]) == {"policy"}

@@ -10,13 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bentos.package import Policy, load
-from tasks.checklist.fuzz import bad_requests, extreme_observations
+from tasks.checklist.fuzz import bad_requests, extreme_questions
 from tasks.checklist.poison import _break, poison
+from tasks.inputs import take
 
 
 @pytest.fixture
 def broken(package: Policy, tmp_path: Path) -> Policy:
-    marker = package.baseline().inputs["observation"][7]
+    marker = take(package.baseline().inputs, slice(7, 8))
     return load(poison(package.directory, package.manifest, marker, tmp_path / "broken"))
 
 
@@ -59,7 +60,7 @@ def test_continuous_actions_break_too() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     marker = np.array([1, 2, 3], dtype=np.float32)
-    _break(model, marker)
+    _break(model, {"observation": marker})
     onnx.checker.check_model(model)
     import onnxruntime as ort
 
@@ -71,17 +72,18 @@ def test_continuous_actions_break_too() -> None:
 
 
 def test_extreme_observations_stay_valid_and_reach_far(package: Policy) -> None:
-    observations = package.baseline().inputs["observation"]
-    low, high = package.manifest.observation_space.bounds()
-    found = extreme_observations(observations, low, high, 2_000)
+    questions = extreme_questions(package.baseline().inputs, package.manifest, 2_000)
+    found, masks = questions["observation"], questions["action_mask"]
     assert found.shape == (2_000, 4)
-    assert found.dtype == observations.dtype
+    assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert abs(found).max() > 1e5
     assert (found == 0).all(axis=1).any()
+    assert masks.any(axis=1).all()
+    assert not masks.all(axis=0).any(), "every action is forbidden somewhere"
 
 
-def test_bad_requests_differ_and_cover_every_route_that_takes_a_body() -> None:
-    found = list(bad_requests("cartpole", np.zeros(4, dtype=np.float32), stateful=True))
+def test_bad_requests_differ_and_cover_every_route_that_takes_a_body(package: Policy) -> None:
+    found = list(bad_requests(package.manifest, [0.0] * 4, stateful=True))
     assert len({bad.name for bad in found}) == len(found) > 30
     assert {bad.path.rsplit("/", 1)[1] for bad in found} >= {"act", "outcomes", "episodes"}
