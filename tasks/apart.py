@@ -26,6 +26,7 @@ from tasks.errors import Misconfigured, Rejected
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 LOG_LIMIT_MB = 64.0
 _POLL_S = 0.02
+_LEAVE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 Say: TypeAlias = Callable[[str], None]
@@ -60,7 +61,7 @@ def run(
         reader, writer = os.pipe()
         with (Path(own) / "output").open("w+", errors="replace") as output, os.fdopen(reader, "rb", 0) as channel:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, json.dumps(request), str(writer), str(os.getpid())],
+                [sys.executable, "-m", module, json.dumps(request), str(writer), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -73,6 +74,10 @@ def run(
                 answer = _Watch(
                     subject, limits, psutil.Process(process.pid), output.fileno(), say or (lambda _step: None)
                 ).follow(channel)
+                if not answer:
+                    process.wait(_LEAVE_S)
+            except subprocess.TimeoutExpired:
+                pass
             finally:
                 _end(process)
             output.seek(0)
@@ -140,7 +145,7 @@ def _environment(home: str) -> dict[str, str]:
     """Only what Python needs: code that runs there finds neither tokens nor addresses in its environment."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     paths = [str(Path(__file__).parents[1]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "HOME": home, "TMPDIR": home}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "HOME": home, "TMPDIR": home}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Steps:
 
 
 def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
-    """Open, export, prove, compare returns, judge variants, assemble and verify; what was found, as JSON.
+    """Open, export, prove, compare returns, judge variants, assemble and verify: `{"package_sha256", "seconds"}`.
 
     Raises Misconfigured for a zip that cannot be opened or exported, and Rejected for an export that is not equal to
     the original, or does not act as it does when both play.
@@ -90,20 +91,12 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
         raise Rejected(f"{request.zip}: the exported policy does not act as the original: {worst(exported.parity)}")
     with steps.step("returns", "comparing returns"):
         exported = _with_returns(exported, agent, directory, playable, rollout, request.zip)
-    with steps.step("variants", "choosing the variant"):
-        measured, judged, selection = _variants(request, exported, directory, playable, rollout)
+    with steps.step("variants", "judging and measuring variants" if request.variants == "all" else "shipping fp32"):
+        known = _known(agent, exported, playable, rollout)
+        measured, judged, selection = _variants(request, agent, exported, playable, known.given)
     with steps.step("assemble", "assembling the package"):
-        sha256 = _assemble(request, agent, exported, measured, judged, selection, playable, rollout)
-    parity = exported.parity
-    return {
-        "package_sha256": sha256,
-        "algorithm": agent.algorithm,
-        "environment": playable.described,
-        "parity": {name: parity[name] for name in ("observations", "source", "tolerance", "equal", "returns")},
-        "variant": selection.variant,
-        "reason": selection.reason,
-        "seconds": steps.seconds,
-    }
+        sha256 = _assemble(request, agent, (exported, measured, judged, selection), playable, known)
+    return {"package_sha256": sha256, "seconds": steps.seconds}
 
 
 def _play(agent: Agent, request: Request) -> tuple[Playable, Rollout | None]:
@@ -150,38 +143,46 @@ def _with_returns(
 
 
 def _variants(
-    request: Request, exported: Exported, directory: Path, playable: Playable, rollout: Rollout | None
+    request: Request, agent: Agent, exported: Exported, playable: Playable, given: Inputs
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], Selection]:
-    """Measurements, judgements and the choice among the variants that were asked for."""
+    """Measurements, judgements and the choice among the variants that were asked for; files of the others are gone."""
     from bentos.package import Serve
-    from tasks.selection import Row, Selection
+    from tasks.benchmark import compare_with_originals, measure_variants
+    from tasks.export import ONNX, TORCHSCRIPT
+    from tasks.quantize import quantize_policy
+    from tasks.selection import Row, Selection, choose
 
-    reason = "fp32 ships: no other variant was asked for"
-    row = Row("fp32", True, None, None, None, None, "the exported policy itself")
-    return {}, {}, Selection("fp32", reason, Serve().batch_size, [row])
+    serve, directory = Serve(), Path(request.directory)
+    if request.variants == "fp32":
+        row = Row("fp32", True, None, None, None, None, "the exported policy itself")
+        return {}, {}, Selection("fp32", "fp32 ships: no other variant was asked for.", serve.batch_size, [row])
+    reference = directory / ONNX
+    judged = quantize_policy(
+        reference, given, exported.action_space, exported.inputs, playable.environment, None, directory
+    )
+    graphs = {"fp32": reference} | {name: directory / one["file"] for name, one in judged.items() if one["file"]}
+    measured = measure_variants(graphs, reference, given, serve.batch_size, directory.parent)
+    measured["fp32"]["compared_with"] = compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given)
+    selection = choose(measured, judged, serve.batch_size, serve.latency_slo_ms)
+    for name, path in graphs.items():
+        if name not in selection.accepted:
+            path.unlink()
+    return measured, judged, selection
 
 
 def _assemble(
     request: Request,
     agent: Agent,
-    exported: Exported,
-    measured: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    selection: Selection,
+    evidence: tuple[Exported, Mapping[str, Any], Mapping[str, Any], Selection],
     playable: Playable,
-    rollout: Rollout | None,
+    known: Known,
 ) -> str:
     """The finished and verified package; its SHA-256."""
     from tasks.packaging import Packaging
-    from tasks.rollout import thin
     from tasks.select import Evidence, assemble, git_sha, verify
 
+    exported, measured, judged, selection = evidence
     directory = Path(request.directory)
-    if rollout is None:
-        given, actions, returns = _drawn(agent, exported, playable)
-    else:
-        kept = thin(rollout, 8_192)
-        given, actions, returns = kept.inputs, kept.actions, rollout.returns.tolist()
     training = {
         "algorithm": agent.algorithm,
         "timesteps": int(agent.model.num_timesteps),
@@ -189,22 +190,41 @@ def _assemble(
         "source": "zip",
         "zip": request.source,
     }
-    evidence = Evidence(exported, returns, training, measured, judged, selection)
-    packaging = Packaging(request.name, playable.described)
-    sha256 = assemble(directory, packaging, evidence, given, actions, git_sha())
-    verify(directory, sha256, given, actions)
+    sha256 = assemble(
+        directory,
+        Packaging(request.name, playable.described),
+        Evidence(exported, known.returns, training, measured, judged, selection),
+        known.given,
+        known.actions,
+        git_sha(),
+    )
+    verify(directory, sha256, known.given, known.actions)
     return sha256
 
 
-def _drawn(agent: Agent, exported: Exported, playable: Playable) -> tuple[Inputs, Array, list[float]]:
-    """Drawn rows and the original's actions for them: what the package is verified with where nothing was played."""
+@dataclass(frozen=True)
+class Known:
+    """What the original was asked and answered, and its returns: none where the rows were drawn."""
+
+    given: Inputs
+    actions: Array
+    returns: list[float]
+
+
+def _known(agent: Agent, exported: Exported, playable: Playable, rollout: Rollout | None) -> Known:
+    """Steps of the original's episodes, else drawn rows."""
     from tasks.cases import cases
+    from tasks.evaluate import KEPT_STEPS
     from tasks.inputs import in_batches
     from tasks.parity import groups
+    from tasks.rollout import thin
 
+    if rollout is not None:
+        kept = thin(rollout, KEPT_STEPS)
+        return Known(kept.inputs, kept.actions, rollout.returns.tolist())
     space = agent.model.observation_space if playable.space is None else playable.space
     drawn = cases(space, exported.inputs, agent.normalizer, groups=groups(exported.action_space)).usual
-    return drawn, in_batches(agent.decide, drawn, 256)["action"], []
+    return Known(drawn, in_batches(agent.decide, drawn, 256)["action"], [])
 
 
 def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:

@@ -36,10 +36,10 @@ def read_data(zip_path: Path, unpacked_limit_mb: float = float("inf")) -> dict[s
             document = json.loads(archive.read("data"))
     except PermissionError as error:
         raise Misconfigured(f"{zip_path}: cannot be read: {error.strerror}") from error
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise Misconfigured(f"{zip_path}: not a zip, or a truncated one: {error}; copy the file again") from error
     except (ValueError, RecursionError) as error:
         raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` is not JSON: {error}") from error
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise Misconfigured(f"{zip_path}: not a zip, or a truncated one: {error}; copy the file again") from error
     if not isinstance(document, dict):
         raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` is no JSON object")
     return document
@@ -60,7 +60,7 @@ def guess_algorithm(zip_path: Path) -> str:
     """
     document = read_data(zip_path)
     if algorithm := algorithm_of(document):
-        return algorithm
+        return "ppo_lstm" if algorithm == "ppo" and _has_lstm(zip_path) else algorithm
     raise Misconfigured(
         f"{zip_path}: cannot tell its algorithm (policy of module {_module(document, 'policy_class')!r}); "
         f"name it with --algorithm: one of {', '.join(sorted(CLASSES))}"
@@ -70,8 +70,8 @@ def guess_algorithm(zip_path: Path) -> str:
 def algorithm_of(document: dict[str, Any]) -> str | None:
     """The algorithm whose hyperparameters these are; None where no algorithm has them.
 
-    Hyperparameters tell, not the class of the policy, which may be a user's own. What PPO's relatives share with it
-    is told by the module of the policy or of its rollout buffer.
+    Hyperparameters tell, not the class of the policy, which may be a user's own. What sets PPO's relatives apart is
+    the module of the policy or of its rollout buffer.
     """
     if "cg_max_steps" in document:
         return "trpo"
@@ -89,8 +89,14 @@ def algorithm_of(document: dict[str, Any]) -> str | None:
         modules = _module(document, "policy_class") + " " + _module(document, "rollout_buffer_class")
         if "maskable" in modules or "ppo_mask" in modules:
             return "ppo_mask"
-        return "ppo_lstm" if "recurrent" in modules or "ppo_recurrent" in modules else "ppo"
+        return "ppo_lstm" if "recurrent" in modules else "ppo"
     return "a2c" if "gae_lambda" in document else None
+
+
+def _has_lstm(zip_path: Path) -> bool:
+    """Whether weights are those of a recurrent policy, of whatever class: their names stand in the file as they are."""
+    with zipfile.ZipFile(zip_path) as archive:
+        return b"lstm_actor." in archive.read("policy.pth")
 
 
 def _is_ddpg(document: dict[str, Any]) -> bool:
