@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import bentoml
+import msgspec
 from pydantic import Field
 
 from bentos import logs, single
@@ -52,17 +53,22 @@ class Gateway:
         policy: Annotated[str, Field(description="Name of the policy")],
         observations: Annotated[list[Any], Field(description="Observations, as the environment emits them")],
         episode_ids: Annotated[list[str | None] | None, Field(description="Signed ids, one an observation")] = None,
+        action_masks: Annotated[list[Any] | None, Field(description="Allowed actions, one list an observation")] = None,
+        states: Annotated[list[str | None] | None, Field(description="State tokens of the last answer")] = None,
     ) -> dict[str, Any]:
         """Decide, for BentoML clients: the same decisions as `POST /v1/policies/{policy}/act`, served more slowly."""
         if _worker is None:
             raise bentoml.exceptions.ServiceUnavailable("the gateway is starting")
         try:
-            answer = await _worker.core.act(policy, ActRequest(observations=observations, episode_ids=episode_ids))
+            request = ActRequest(
+                observations=observations, episode_ids=episode_ids, action_masks=action_masks, states=states
+            )
+            answer = await _worker.core.act(policy, request)
         except Problem as problem:
             status = HTTPStatus(problem.status)
             raise bentoml.exceptions.BentoMLException(problem.detail, error_code=status) from problem
-        names = ("actions", "versions", "arms", "sources", "adjusted", "decision_ids")
-        return {name: getattr(answer, name) for name in names}
+        document: dict[str, Any] = msgspec.to_builtins(answer)
+        return document
 
     async def __is_ready__(self) -> bool:
         """Whether `/readyz` says yes."""

@@ -92,7 +92,8 @@ def write_package(
         )
     onnx.checker.check_model(graph)
     onnx.save(graph, directory / "policy.onnx")
-    np.savez(directory / BASELINE, observations=np.zeros((4, 4), np.float32), returns=np.zeros(4))
+    actions = np.zeros((4, *action_space.shape), action_space.dtype)
+    np.savez(directory / BASELINE, observation=np.zeros((4, 4), np.float32), actions=actions, returns=np.zeros(4))
     outputs = [Tensor("action", action_space.dtype, action_space.shape), Tensor("finite", "bool", ())]
     if action_space.type == "Discrete":
         outputs.append(Tensor("logits", "float32", (2,)))
