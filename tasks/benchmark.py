@@ -16,19 +16,23 @@ from bentos.home import home
 from tasks import runs
 from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, repeat, spread
-from tasks.measurement import latency, measure_apart
+from tasks.measurement import affordable, measure_apart
+from tasks.timing import latency
 
 if TYPE_CHECKING:
     from bentos.package import Tensor
     from tasks.importing import Agent
 
 FAMILIES = ("fp32", "fp16", "int8")
-MEMBERS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8-dynamic", "int8-static")}
+MEMBERS = {
+    "fp32": ("fp32",),
+    "fp16": ("fp16",),
+    "int8": ("int8-dynamic", "int8-static", "int8-static-inner"),
+}
 BATCHES = (1, 8, 32, 64, 256, 1024)
-COMPARED_BATCHES = (1, 64)
 MEASURED_ROWS = 1_024
 ORIGINALS = "benchmark/originals.json"
-"""Latency of SB3 and TorchScript, measured where torch is loaded anyway: by the export."""
+"""Latency of SB3, torch, TorchScript and `.pt2`, measured where torch is loaded anyway: by the export."""
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +64,26 @@ def measure_variants(
 def compare_with_originals(
     agent: Agent, torchscript: Path, interface: Sequence[Tensor], given: Inputs
 ) -> dict[str, Any]:
-    """Latency of what one would serve otherwise: SB3's `predict` and TorchScript, in this process."""
+    """Latency of what one would serve otherwise, in this process: SB3's `predict`, the graph in torch, and the formats
+    beside ONNX, of which `torchscript` lies next to the `.pt2`."""
     import torch
 
+    from tasks.export import PT2
+    from tasks.exporters import exporter_for
+
     torch.set_num_threads(1)
+    exporter = exporter_for(agent)
     script = torch.jit.load(str(torchscript))
-    found: dict[str, Any] = {"sb3_predict": {"batch": {}}, "torchscript": {"batch": {}}}
-    for batch in COMPARED_BATCHES:
+    program = torch.export.load(torchscript.with_name(PT2)).module()
+    modules = {"torch": exporter.graph(), "torchscript": script, "pt2": program}
+    found: dict[str, Any] = {name: {"batch": {}} for name in ("sb3_predict", *modules)}
+    for batch in affordable(given, BATCHES, 1):
         rows = repeat(given, batch)
         tensors = [torch.from_numpy(rows[tensor.name].astype(tensor.dtype)) for tensor in interface]
         found["sb3_predict"]["batch"][str(batch)] = latency(partial(agent.decide, rows), batch)
         with torch.no_grad():
-            found["torchscript"]["batch"][str(batch)] = latency(partial(script, *tensors), batch)
+            for name, module in modules.items():
+                found[name]["batch"][str(batch)] = latency(partial(module, *tensors), batch)
     return found
 
 

@@ -7,99 +7,95 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.graph import cast, dtypes, open_session
-from tasks.inputs import Array, Inputs, repeat
+from tasks.inputs import Inputs, repeat
+from tasks.timing import latency, memory_mb, relative_cost
 
-WARM_UP_CALLS = 20
-MINIMUM_CALLS = 200
-MAXIMUM_CALLS = 3_000
-SECONDS_A_BATCH = 0.06
-INTERLEAVED_ROUNDS = 40
-INTERLEAVED_CALLS = 20
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
-
-def durations(call: Callable[[], Any], calls: int | None = None) -> Array:
-    """Seconds of each call, after a warm-up; without `calls`, as many as fit into a fraction of a second."""
-    for _ in range(WARM_UP_CALLS):
-        call()
-    taken: list[float] = []
-    started = time.perf_counter()
-    while len(taken) < (calls or MAXIMUM_CALLS):
-        before = time.perf_counter()
-        call()
-        after = time.perf_counter()
-        taken.append(after - before)
-        if calls is None and len(taken) >= MINIMUM_CALLS and after - started > SECONDS_A_BATCH:
-            break
-    return np.array(taken)
+ASKED = ("action", "finite")
+ACCELERATORS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+"""Execution providers beside the CPU's that are measured where this ONNX Runtime has them, and their devices."""
+LARGEST_BATCH_BYTES = 64_000_000
+"""Of observations, as float32: batches beyond are left out, since activations are several times as large."""
 
 
-def latency(call: Callable[[], Any], batch: int) -> dict[str, float]:
-    """Median and 99th percentile of a call in microseconds, and rows a second at the mean."""
-    taken = durations(call)
-    return {
-        "p50_us": round(float(np.quantile(taken, 0.5)) * 1e6, 2),
-        "p99_us": round(float(np.quantile(taken, 0.99)) * 1e6, 2),
-        "rows_per_second": round(batch / float(taken.mean()), 1),
-    }
+def affordable(given: Inputs, batches: Sequence[int], served: int) -> list[int]:
+    """The batch sizes whose observations fit into memory comfortably, and the served one, sorted."""
+    row = sum(value[0].size for value in given.values()) * 4
+    return sorted({served, *(batch for batch in batches if batch * row <= LARGEST_BATCH_BYTES)})
 
 
-def relative_cost(call: Callable[[], Any], reference: Callable[[], Any]) -> float:
-    """Median duration of a call as a multiple of the reference's, in turns, so that a busy machine slows both."""
-    pairs = [
-        (np.median(durations(call, INTERLEAVED_CALLS)), np.median(durations(reference, INTERLEAVED_CALLS)))
-        for _ in range(INTERLEAVED_ROUNDS)
-    ]
-    return round(float(np.median([mine / other for mine, other in pairs])), 4)
+def caller(session: ort.InferenceSession, given: Inputs, batch: int) -> Callable[[], Any]:
+    """A call of `session.run` for `batch` rows."""
+    feeds = cast(repeat(given, batch), dtypes(session))
+    return lambda: session.run(list(ASKED), feeds)
 
 
-def memory_mb() -> tuple[float, float]:
-    """Resident memory of this process now and at its peak, MB.
+def bound_caller(session: ort.InferenceSession, given: Inputs, batch: int, device: str = "cpu") -> Callable[[], Any]:
+    """A call with io-binding for `batch` rows: inputs bound once, outputs left on the device."""
+    binding = session.io_binding()
+    for name, value in cast(repeat(given, batch), dtypes(session)).items():
+        binding.bind_cpu_input(name, value)
+    for name in ASKED:
+        binding.bind_output(name, device)
+    return lambda: session.run_with_iobinding(binding)
 
-    The peak is the kernel's VmHWM: `ru_maxrss` would be inherited from the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return peak, peak
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
+
+def on_accelerator(graph: Path, given: Inputs, batches: Sequence[int], provider: str) -> dict[str, Any]:
+    """Latency by batch size with an execution provider, outputs on its device; or why it was not measured."""
+    import onnxruntime as ort
+
+    if provider not in ort.get_available_providers():
+        return {"not_measured": "this ONNX Runtime does not have it"}
+    try:
+        session = ort.InferenceSession(str(graph), providers=[provider, "CPUExecutionProvider"])
+        if provider not in session.get_providers():
+            return {"not_measured": "it is installed, but found no device to run on"}
+        device = ACCELERATORS.get(provider, "cpu")
+        return {"batch": {str(n): latency(bound_caller(session, given, n, device), n) for n in batches}}
+    except Exception as error:  # noqa: BLE001 - a driver that fails costs its own row, never the benchmark
+        return {"not_measured": f"{type(error).__name__}: {error}"}
 
 
 def measure(graph: Path, reference: Path, given: Inputs, batches: Sequence[int], served: int) -> dict[str, Any]:
-    """Latency by batch size, load time, memory, size, and the cost beside `reference` at batch `served`."""
+    """Latency by batch size (plain and with io-binding), load time, memory, size, and cost beside `reference`.
+
+    The cost is compared at batch `served`. Batches whose observations would be too large are left out.
+    """
     runtime_mb, _ = memory_mb()
     before = time.perf_counter()
     session = open_session(graph)
     load_ms = (time.perf_counter() - before) * 1e3
-
-    def caller(of: Any, batch: int) -> Callable[[], Any]:
-        feeds = cast(repeat(given, batch), dtypes(of))
-        return lambda: of.run(["action", "finite"], feeds)
-
-    by_batch = {str(batch): latency(caller(session, batch), batch) for batch in batches}
+    sizes = affordable(given, batches, served)
+    by_batch = {str(batch): latency(caller(session, given, batch), batch) for batch in sizes}
+    bound = {str(batch): latency(bound_caller(session, given, batch), batch) for batch in sizes}
     resident_mb, peak_mb = memory_mb()
-    cost = (
-        1.0 if graph == reference else relative_cost(caller(session, served), caller(open_session(reference), served))
-    )
+    cost, interval = 1.0, (1.0, 1.0)
+    if graph != reference:
+        other = open_session(reference)
+        cost, interval = relative_cost(caller(session, given, served), caller(other, given, served))
     return {
         "batch": by_batch,
+        "io_binding": bound,
         "load_ms": round(load_ms, 3),
         "runtime_rss_mb": round(runtime_mb, 1),
         "rss_mb": round(resident_mb, 1),
         "peak_rss_mb": round(peak_mb, 1),
         "size_bytes": graph.stat().st_size,
         "relative_cost": cost,
+        "cost_interval": interval,
+        "providers": {name: on_accelerator(graph, given, sizes, name) for name in ACCELERATORS},
     }
 
 

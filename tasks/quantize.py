@@ -1,152 +1,109 @@
-"""Quantize a candidate: fp16 and int8 variants, each accepted only if it acts, returns and batches like fp32."""
+"""Quantize a candidate: write its reduced-precision variants and measure how each acts beside fp32."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bentos.package import Space, Tensor
 from tasks import runs
 from tasks.errors import Misconfigured
-from tasks.graph import cast, decider, dtypes, open_session
-from tasks.inputs import Array, Decide, Inputs, in_batches, repeat, spread, take
-from tasks.parity import Difference, compare
+from tasks.graph import decider
+from tasks.inputs import OBSERVATION, Array, Decide, Inputs, Outputs, in_batches, repeat, spread
+from tasks.layers import check_interface
+from tasks.parity import SCORES, compare, errors, groups
+from tasks.quantization_gate import ActionDifference, Behaviour, ReturnDifference, judge_behaviour
 from tasks.rollout import QUANTIZATION_SEED, bootstrap_interval, play
 from tasks.spec import Environment
+from tasks.variants import VARIANTS, quiet
 
 QUANTIZATION = "quantize/quantization.json"
-CALIBRATION_ROWS = 512
 COMPARED_ROWS = 4_096
-EPISODES = 32
-MINIMUM_AGREEMENT = 0.995
-MAXIMUM_P99_ERROR = 0.01
+COMPARED_BATCH = 64
+INVARIANCE_ROWS = 256
 BATCH_TOLERANCE = 1e-4
+EPISODES = 32
+DEFAULT_LOSS = 0.01
+"""Share of fp32's mean return that a variant may lose where no policy spec says how much."""
+MASKED = -1e7
+"""A score below is that of a forbidden action."""
+POISON = (np.nan, np.inf, -np.inf)
 
 log = logging.getLogger(__name__)
 
 
-def write_fp16(source: Path, target: Path, given: Inputs) -> None:
-    """Weights and arithmetic in float16; inputs and outputs keep their dtypes."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+def margins(space: Space, outputs: Outputs) -> Array:
+    """How sure a policy is of each whole number it chose [n, dimensions]: its score minus the runner-up's.
 
-    onnx.save(convert_float_to_float16(_without_value_info(source), keep_io_types=True), target)
-
-
-def write_int8_dynamic(source: Path, target: Path, given: Inputs) -> None:
-    """Weights in int8; activations quantized with a scale found anew for every batch."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(_without_value_info(source), target, weight_type=QuantType.QInt8, per_channel=True)
-
-
-def write_int8_static(source: Path, target: Path, given: Inputs) -> None:
-    """Weights and activations in int8, with scales calibrated on `given` (raw, on-policy)."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class OnPolicy(CalibrationDataReader):
-        def __init__(self, batches: Iterator[dict[str, Array]]) -> None:
-            self._batches = batches
-
-        def get_next(self) -> dict[str, Array] | None:
-            return next(self._batches, None)
-
-    rows = cast(repeat(spread(given, CALIBRATION_ROWS), CALIBRATION_ROWS), dtypes(open_session(source)))
-    quantize_static(
-        _without_value_info(source),
-        target,
-        OnPolicy(take(rows, slice(at, at + 64)) for at in range(0, CALIBRATION_ROWS, 64)),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    For one logit a dimension (Bernoulli) its distance from 0. Where a mask leaves no choice, the largest margin there
+    is; 1 everywhere for a policy that puts out no scores.
+    """
+    action = outputs["action"]
+    rows = len(action)
+    scores = next((outputs[name].astype(np.float64) for name in SCORES if name in outputs), None)
+    if scores is None:
+        return np.ones((rows, action.reshape(rows, -1).shape[1]))
+    widths = groups(space)
+    if scores.shape[1] != sum(widths):
+        return np.abs(scores)
+    columns = []
+    for part in np.split(scores, np.cumsum(widths)[:-1], axis=1):
+        ordered = np.sort(part, axis=1)
+        margin = ordered[:, -1] - ordered[:, -2] if part.shape[1] > 1 else np.full(rows, np.inf)
+        columns.append(np.where(ordered[:, max(part.shape[1] - 2, 0)] > MASKED, margin, np.inf))
+    found = np.stack(columns, axis=1)
+    finite = found[np.isfinite(found)]
+    return np.where(np.isfinite(found), found, finite.max() if finite.size else 1.0)
 
 
-def _without_value_info(path: Path) -> Any:
-    """The model without its stored intermediate shapes, on which ONNX's shape inference stumbles."""
-    import onnx
-
-    model = onnx.load(path)
-    del model.graph.value_info[:]
-    return model
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One reduced-precision form of a policy: its file and how it is written."""
-
-    file: str
-    write: Callable[[Path, Path, Inputs], None]
-
-
-VARIANTS = {
-    "fp16": Variant("policy.fp16.onnx", write_fp16),
-    "int8-dynamic": Variant("policy.int8-dynamic.onnx", write_int8_dynamic),
-    "int8-static": Variant("policy.int8-static.onnx", write_int8_static),
-}
-
-
-@dataclass(frozen=True)
-class ReturnDifference:
-    """Return of the variant minus that of fp32 on the same seeds: mean and its 95 % bootstrap interval."""
-
-    episodes: int
-    mean: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured of one variant against fp32."""
-
-    actions: Difference
-    return_difference: ReturnDifference
-    batch_invariant: bool
-
-
-def judge(evidence: Evidence, discrete: bool, tolerated_loss: float) -> tuple[bool, str]:
-    """Whether a variant may ship, and why (not). `tolerated_loss` is in return units."""
-    actions, returns = evidence.actions, evidence.return_difference
-    reasons = []
-    if discrete and actions.agreement < MINIMUM_AGREEMENT:
-        reasons.append(f"agrees with fp32 on {actions.agreement:.2%} of actions, {MINIMUM_AGREEMENT:.1%} is asked")
-    if not discrete and not actions.p99_error <= MAXIMUM_P99_ERROR:
-        reasons.append(
-            f"99th percentile of its action error is {actions.p99_error:.2%} of the span, "
-            f"{MAXIMUM_P99_ERROR:.0%} is allowed"
-        )
-    if not evidence.batch_invariant:
-        reasons.append("its action depends on which other observations share the batch")
-    if returns.lower < -tolerated_loss:
-        reasons.append(
-            f"its return differs by {returns.mean:+.2f} [{returns.lower:.2f}, {returns.upper:.2f}], "
-            f"which does not exclude a loss of more than {tolerated_loss:g}"
-        )
-    if reasons:
-        return False, "; ".join(reasons)
-    return True, (
-        f"acts like fp32 ({actions.agreement:.2%} equal, p99 error {actions.p99_error:.2e} of the span), return "
-        f"{returns.mean:+.2f} [{returns.lower:.2f}, {returns.upper:.2f}], the same at every batch size"
+def compare_actions(space: Space, reference: Outputs, action: Array) -> ActionDifference:
+    """Actions [n, ...] beside those of the fp32 outputs `reference`."""
+    rows, discrete = len(action), space.type != "Box"
+    error = errors(space, reference["action"], action)
+    agreement = float((error <= 0.0).mean())
+    weighted = agreement
+    if discrete:
+        weight = margins(space, reference)
+        equal = (action == reference["action"]).reshape(rows, -1)
+        weighted = float((weight * equal).sum() / weight.sum()) if weight.sum() > 0 else agreement
+    return ActionDifference(
+        discrete, rows, agreement, weighted, float(error.max()), float(np.quantile(error, 0.99, method="higher"))
     )
 
 
 def is_batch_invariant(space: Space, decide: Decide, given: Inputs) -> bool:
-    """Whether actions for the first 256 rows are the same alone, in sevens and in sixty-fours."""
-    rows = take(given, slice(256))
+    """Whether actions for 256 rows are the same alone, in sevens and in sixty-fours."""
+    rows = spread(given, INVARIANCE_ROWS)
     alone = in_batches(decide, rows, 1)["action"]
     return all(
         compare(space, alone, in_batches(decide, rows, batch)["action"], BATCH_TOLERANCE).agreement == 1.0
         for batch in (7, 64)
     )
+
+
+def keeps_flags(reference: Decide, decide: Decide, given: Inputs) -> bool:
+    """Whether usual rows are flagged as fp32 flags them, and every poisoned row that fp32 flags is flagged, too.
+
+    Poisoned are single numbers of floating-point observations: NaN and the infinities, in one row of a batch each.
+    """
+    usual = repeat(given, COMPARED_BATCH)
+    if (reference(usual)["finite"] != decide(usual)["finite"]).any():
+        return False
+    for name, value in usual.items():
+        if not name.startswith(OBSERVATION) or value.dtype.kind != "f":
+            continue
+        for column in range(value[0].size) if value[0].size <= COMPARED_BATCH else (0, value[0].size - 1):
+            poisoned = value.copy()
+            poisoned.reshape(len(value), -1)[np.arange(len(POISON)), column] = POISON
+            rows = {**usual, name: poisoned}
+            if (decide(rows)["finite"] & ~reference(rows)["finite"]).any():
+                return False
+    return True
 
 
 def measure(
@@ -155,25 +112,31 @@ def measure(
     reference: Path,
     variant: Path,
     given: Inputs,
-    environment: Environment,
-    baseline: Array,
-) -> Evidence:
-    """Compare a variant with the fp32 graph on `given` rows, and its returns with `baseline` [episodes]."""
-    decide = decider(variant)
-    rows = take(given, slice(COMPARED_ROWS))
-    tolerance = 0.0 if space.type != "Box" else MAXIMUM_P99_ERROR
-    returns = play(environment, decide, range(QUANTIZATION_SEED, QUANTIZATION_SEED + len(baseline)), interface).returns
-    paired = returns - baseline
-    lower, upper = bootstrap_interval(paired)
-    return Evidence(
-        compare(
-            space,
-            in_batches(decider(reference), rows, 64)["action"],
-            in_batches(decide, rows, 64)["action"],
-            tolerance,
+    environment: Environment | None,
+    baseline: Array | str,
+) -> Behaviour:
+    """Compare a variant with the fp32 graph on `given` rows, and its returns with `baseline` [episodes].
+
+    A `baseline` in words says why there are no returns.
+    """
+    check_interface(reference, variant, given)
+    exact, decide = decider(reference), decider(variant)
+    rows = spread(given, COMPARED_ROWS)
+    returns, unmeasured = None, ""
+    if environment is None or isinstance(baseline, str):
+        unmeasured = str(baseline)
+    else:
+        seeds = range(QUANTIZATION_SEED, QUANTIZATION_SEED + len(baseline))
+        paired = play(environment, decide, seeds, interface).returns - baseline
+        returns = ReturnDifference(len(paired), float(paired.mean()), *bootstrap_interval(paired))
+    return Behaviour(
+        compare_actions(
+            space, in_batches(exact, rows, COMPARED_BATCH), in_batches(decide, rows, COMPARED_BATCH)["action"]
         ),
-        ReturnDifference(len(paired), float(paired.mean()), lower, upper),
+        returns,
         is_batch_invariant(space, decide, given),
+        keeps_flags(exact, decide, given),
+        unmeasured,
     )
 
 
@@ -182,60 +145,60 @@ def quantize_policy(
     given: Inputs,
     space: Space,
     interface: Sequence[Tensor],
-    environment: Environment,
-    tolerated_loss: float,
+    environment: Environment | None,
+    tolerated_loss: float | None,
     directory: Path,
     episodes: int = EPISODES,
 ) -> dict[str, dict[str, Any]]:
-    """Write every variant of the fp32 graph `reference` into `directory` and judge each.
+    """Write every variant of the fp32 graph `reference` into `directory` and judge how each acts.
 
-    Returns `{variant: {"accepted_actions", "reason", "file", "size_bytes", "agreement", "max_error", "p99_error",
-    "return_difference", "batch_invariant"}}`; a variant that cannot be made has no file and says why.
+    `given` are the rows it is calibrated and compared on; `tolerated_loss` is in return units (None: 1 % of fp32's mean
+    return). Returns `{variant: {"accepted_actions", "reason", "file", "size_bytes", "agreement", "weighted_agreement",
+    "max_error", "p99_error", "return_difference", "batch_invariant", "flags_kept"}}`; a variant that cannot be made has
+    no file and says why.
+    Where the environment cannot run there are no returns, and no variant is accepted.
     """
-    seeds = range(QUANTIZATION_SEED, QUANTIZATION_SEED + episodes)
-    baseline = play(environment, decider(reference), seeds, interface).returns
+    baseline = _baseline(reference, environment, interface, episodes)
+    if tolerated_loss is None:
+        tolerated_loss = 0.0 if isinstance(baseline, str) else DEFAULT_LOSS * abs(float(baseline.mean()))
     found: dict[str, dict[str, Any]] = {}
     for name, variant in VARIANTS.items():
         target = directory / variant.file
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet():
-                warnings.simplefilter("ignore")
+            with quiet():
                 variant.write(reference, target, given)
-            evidence = measure(space, interface, reference, target, given, environment, baseline)
-        except Misconfigured:
-            raise
+            behaviour = measure(space, interface, reference, target, given, environment, baseline)
         except Exception as error:  # noqa: BLE001 - a converter that fails on this graph rejects its own variant only
             target.unlink(missing_ok=True)
-            found[name] = {
-                "accepted_actions": False,
-                "reason": f"cannot be made for this graph: {type(error).__name__}: {error}",
-                "file": None,
-            }
+            why = str(error) if isinstance(error, Misconfigured) else f"{type(error).__name__}: {error}"
+            reason = f"cannot be made for this graph: {why}"
+            found[name] = {"accepted_actions": False, "reason": reason, "file": None}
             continue
-        accepted, reason = judge(evidence, space.type != "Box", tolerated_loss)
+        verdict = judge_behaviour(behaviour, tolerated_loss)
         found[name] = {
-            "accepted_actions": accepted,
-            "reason": reason,
+            "accepted_actions": verdict.accepted,
+            "reason": verdict.reason,
             "file": variant.file,
             "size_bytes": target.stat().st_size,
-            "agreement": evidence.actions.agreement,
-            "max_error": evidence.actions.max_error,
-            "p99_error": evidence.actions.p99_error,
-            "return_difference": asdict(evidence.return_difference),
-            "batch_invariant": evidence.batch_invariant,
+            **asdict(behaviour.actions),
+            "return_difference": None if behaviour.returns is None else asdict(behaviour.returns),
+            "batch_invariant": behaviour.batch_invariant,
+            "flags_kept": behaviour.flags_kept,
         }
     return found
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantizer's warnings through the root logger, which say nothing about this graph."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def _baseline(
+    reference: Path, environment: Environment | None, interface: Sequence[Tensor], episodes: int
+) -> Array | str:
+    """Returns of fp32 [episodes], or why there are none."""
+    if environment is None:
+        return "the environment is not known"
+    seeds = range(QUANTIZATION_SEED, QUANTIZATION_SEED + episodes)
     try:
-        yield
-    finally:
-        logging.disable(before)
+        return play(environment, decider(reference), seeds, interface).returns
+    except Misconfigured as error:
+        return str(error)
 
 
 def quantize(release: runs.Release) -> dict[str, Any]:
@@ -264,5 +227,5 @@ def quantize(release: runs.Release) -> dict[str, Any]:
     release.put_json(QUANTIZATION, found)
     release.tag(stage="quantized")
     for name, entry in found.items():
-        log.info("%s: %s: %s", name, "accepted" if entry["accepted_actions"] else "rejected", entry["reason"])
+        log.info("%s: %s: %s", name, "acts like fp32" if entry["accepted_actions"] else "rejected", entry["reason"])
     return {name: entry["accepted_actions"] for name, entry in found.items()}

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentos import package
 from tasks.runs import Release
-from tasks.select import choose
+from tasks.selection import choose
 from tasks.spec import Params
 
 GAINS = np.array([[0.0], [0.1], [1.0], [0.6]], dtype=np.float32)

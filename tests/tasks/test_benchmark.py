@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from tasks import benchmark
 from tasks.inputs import repeat
-from tasks.measurement import measure_apart, relative_cost
+from tasks.measurement import affordable, measure_apart, on_accelerator
+from tasks.timing import relative_cost
 
 
 def _policy(path: Path, width: int) -> Path:
@@ -48,17 +49,21 @@ def test_latency_memory_load_time_and_size_are_measured(tmp_path: Path, observat
     found = measure_apart(small, small, observations, (1, 8, 64), 64)
     assert set(found["batch"]) == {"1", "8", "64"}
     for entry in found["batch"].values():
-        assert 0 < entry["p50_us"] <= entry["p99_us"]
+        assert 0 < entry["p50_us"] <= entry["p90_us"] <= entry["p99_us"]
         assert entry["rows_per_second"] > 0
+        assert entry["cpu_ms_per_1000"] > 0
+    assert set(found["io_binding"]) == {"1", "8", "64"}
     assert found["load_ms"] > 0
     assert 0 < found["runtime_rss_mb"] <= found["rss_mb"] <= found["peak_rss_mb"]
     assert found["size_bytes"] == small.stat().st_size
-    assert found["relative_cost"] == 1.0
+    assert (found["relative_cost"], found["cost_interval"]) == (1.0, [1.0, 1.0])
 
 
 def test_a_wider_network_costs_more_beside_the_reference(tmp_path: Path, observations: Path) -> None:
     small, wide = _policy(tmp_path / "small.onnx", 8), _policy(tmp_path / "wide.onnx", 8192)
-    assert measure_apart(wide, small, observations, (1,), 64)["relative_cost"] > 2
+    found = measure_apart(wide, small, observations, (1,), 64)
+    assert found["cost_interval"][0] > 2
+    assert found["relative_cost"] >= found["cost_interval"][0]
 
 
 def test_memory_is_that_of_the_fresh_process_not_of_this_one(tmp_path: Path, observations: Path) -> None:
@@ -67,8 +72,40 @@ def test_memory_is_that_of_the_fresh_process_not_of_this_one(tmp_path: Path, obs
     assert measure_apart(small, small, observations, (1,), 1)["peak_rss_mb"] < ballast.nbytes / 2**20
 
 
-def test_the_relative_cost_is_measured_in_turns() -> None:
-    assert relative_cost(lambda: time.sleep(2e-4), lambda: time.sleep(1e-4)) > 1.2
+def test_waiting_for_other_processes_is_no_cost() -> None:
+    def work() -> None:
+        sum(range(20_000))
+
+    def work_and_wait() -> None:
+        work()
+        time.sleep(2e-3)
+
+    cost, (lower, upper) = relative_cost(work_and_wait, work)
+    assert lower <= cost <= upper
+    assert cost < 2
+
+
+def test_a_call_that_costs_more_is_told_from_one_that_costs_the_same() -> None:
+    (lower, _), (_, upper) = (
+        relative_cost(lambda: sum(range(30_000)), lambda: sum(range(10_000)))[1],
+        relative_cost(lambda: sum(range(10_000)), lambda: sum(range(30_000)))[1],
+    )
+    assert upper < 1 < lower
+
+
+def test_large_observations_are_measured_in_batches_that_fit_into_memory() -> None:
+    image = {"observation": np.zeros((2, 3, 160, 210), np.uint8)}
+    assert affordable(image, (1, 8, 32, 64, 256, 1024), 64) == [1, 8, 32, 64]
+    assert affordable(image, (1, 8), 1024) == [1, 8, 1024]
+
+
+def test_an_accelerator_is_measured_where_it_is_and_named_as_not_measured_where_it_is_not(tmp_path: Path) -> None:
+    small, rows = _policy(tmp_path / "small.onnx", 8), {"observation": np.zeros((4, 4), np.float32)}
+    present = on_accelerator(small, rows, (1, 8), "CPUExecutionProvider")
+    assert set(present["batch"]) == {"1", "8"}
+    assert on_accelerator(small, rows, (1,), "NoSuchExecutionProvider") == {
+        "not_measured": "this ONNX Runtime does not have it"
+    }
 
 
 def test_a_batch_larger_than_the_sample_repeats_it() -> None:
@@ -98,7 +135,7 @@ def test_two_benchmarks_on_one_machine_wait_for_each_other(tmp_path: Path, monke
 def test_every_variant_belongs_to_one_family_and_the_served_batch_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.quantize import VARIANTS
+    from tasks.variants import VARIANTS
 
     members = [name for family in benchmark.FAMILIES for name in benchmark.MEMBERS[family]]
     assert sorted(members) == sorted(["fp32", *VARIANTS])
