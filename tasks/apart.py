@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from tasks.errors import Misconfigured, Rejected
 
-INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "AIRLOCK_GIT_SHA")
 LOG_LIMIT_MB = 64.0
 _POLL_S = 0.02
 _LEAVE_S = 5.0

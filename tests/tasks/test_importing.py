@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from tasks import runs
 from tasks.apart import Limits
 from tasks.errors import Misconfigured
 from tasks.importing import import_zip, load_model, resave_apart
 from tasks.spec import Params
-from tasks.zips import guess_algorithm
+from tasks.vecnormalize import check_statistics
+from tasks.zips import read_data
 from tasks.zoo import find_vecnormalize
 
 AGENTS = Path(__file__).resolve().parents[3] / "shared" / "agents"
@@ -38,37 +47,6 @@ def test_a_zip_that_was_opened_apart_acts_as_before(trained: Path, tmp_path: Pat
     assert np.array_equal(before.decide(given)["action"], after.decide(given)["action"])
 
 
-def test_the_algorithm_is_read_without_unpickling(trained: Path) -> None:
-    assert guess_algorithm(trained / "model.zip") == "ppo"
-
-
-def test_statistics_are_found_in_the_layout_of_the_rl_zoo(tmp_path: Path) -> None:
-    zip_path = tmp_path / "ppo" / "Env-v1_1" / "Env-v1.zip"
-    statistics = zip_path.with_suffix("") / "vecnormalize.pkl"
-    statistics.parent.mkdir(parents=True)
-    assert find_vecnormalize(zip_path) is None
-    statistics.touch()
-    assert find_vecnormalize(zip_path) == statistics
-
-
-def test_files_that_are_no_zip_of_sb3_are_refused_with_their_cause(trained: Path, tmp_path: Path) -> None:
-    whole = (trained / "model.zip").read_bytes()
-    text, cut, other = tmp_path / "text.zip", tmp_path / "cut.zip", tmp_path / "other.zip"
-    text.write_text("hello")
-    cut.write_bytes(whole[: len(whole) // 2])
-    with zipfile.ZipFile(other, "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    for path, said in (
-        (tmp_path / "absent.zip", "no such file"),
-        (text, "not a zip, or a truncated one"),
-        (cut, "or a truncated one"),
-        (other, r"it has no \['data', 'policy.pth'\]"),
-        (_rewritten(trained / "model.zip", tmp_path / "json.zip", data=b"\x00"), "its `data` is not JSON"),
-    ):
-        with pytest.raises(Misconfigured, match=said):
-            resave_apart(path, tmp_path)
-
-
 def test_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) -> None:
     agent = load_model(trained / "model.zip")
     agent.model.policy.action_net.bias.data[0] = float("nan")
@@ -77,16 +55,135 @@ def test_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path) 
         resave_apart(tmp_path / "broken.zip", tmp_path)
 
 
-def test_statistics_of_another_model_are_refused(trained: Path, tmp_path: Path) -> None:
+def _statistics(path: Path, environment: Any, change: Callable[[Any], None] = lambda _: None) -> Path:
+    """VecNormalize statistics of a fresh environment, changed before they are saved."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    VecNormalize(make_vec_env("Pendulum-v1")).save(str(tmp_path / "vecnormalize.pkl"))
-    with pytest.raises(Misconfigured, match=r"statistics of shape \(3,\), but the model observes \(4,\)"):
-        load_model(trained / "model.zip", tmp_path / "vecnormalize.pkl")
-    (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps({"mean": 0}))
-    with pytest.raises(Misconfigured, match="expected VecNormalize statistics, came dict"):
-        load_model(trained / "model.zip", tmp_path / "vecnormalize.pkl")
+    normalizer = VecNormalize(make_vec_env(environment))
+    change(normalizer)
+    normalizer.save(str(path))
+    return path
+
+
+def test_statistics_of_another_model_are_refused(trained: Path, tmp_path: Path) -> None:
+    def infinite(normalizer: Any) -> None:
+        normalizer.obs_rms.var[0] = np.inf
+
+    def other_bounds(normalizer: Any) -> None:
+        normalizer.observation_space = gymnasium.spaces.Box(-1, 1, (4,))
+
+    (tmp_path / "dict.pkl").write_bytes(pickle.dumps({"mean": 0}))
+    (tmp_path / "text.pkl").write_text("hello")
+    for path, said in (
+        (_statistics(tmp_path / "a.pkl", "Pendulum-v1"), r"of shape \(3,\), but the model observes \(4,\)"),
+        (_statistics(tmp_path / "b.pkl", "CartPole-v1", infinite), "statistics that are not finite"),
+        (_statistics(tmp_path / "c.pkl", "CartPole-v1", other_bounds), r"of an environment that observes Box\(-1"),
+        (tmp_path / "dict.pkl", "expected VecNormalize statistics, came dict"),
+        (tmp_path / "text.pkl", "cannot be opened as VecNormalize statistics"),
+        (tmp_path / "absent.pkl", "no such file; expected VecNormalize statistics"),
+    ):
+        with pytest.raises(Misconfigured, match=said):
+            load_model(trained / "model.zip", path)
+    load_model(trained / "model.zip", _statistics(tmp_path / "fine.pkl", "CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "parts", "said"),
+    [
+        ({"a": 3}, {"a": 3, "b": 2}, None),
+        ({"a": 4}, {"a": 3}, r"statistics of 'a' of shape \(4,\), but the model observes \(3,\)"),
+        ({"c": 3}, {"a": 3}, r"statistics of \['c'\], but the model observes \['a'\]"),
+        ({"a": 3}, 3, "statistics of a Dict of observations, but the model observes an array"),
+        (3, {"a": 3}, "statistics of an array of observations, but the model observes a Dict"),
+    ],
+)
+def test_statistics_of_dicts_must_fit_by_their_keys(statistics: Any, parts: Any, said: str | None) -> None:
+    from stable_baselines3.common.running_mean_std import RunningMeanStd
+
+    def each(given: Any, of: Callable[[int], Any]) -> Any:
+        return {key: of(width) for key, width in given.items()} if isinstance(given, dict) else of(given)
+
+    space = each(parts, lambda width: spaces.Box(-1, 1, (width,)))
+    normalizer = SimpleNamespace(norm_obs=True, obs_rms=each(statistics, lambda width: RunningMeanStd(shape=(width,))))
+    with pytest.raises(Misconfigured, match=said) if said else nullcontext():
+        check_statistics(normalizer, spaces.Dict(space) if isinstance(space, dict) else space, Path("vecnormalize.pkl"))
+
+
+EXTRACTOR = """
+import torch
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+class Doubled(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=observation_space.shape[0])
+
+    def forward(self, observations):
+        return 2.0 * observations
+"""
+
+
+def test_a_custom_class_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stable_baselines3 import PPO
+
+    module = tmp_path / "airlock_test_extractors.py"
+    module.write_text(EXTRACTOR)
+    with monkeypatch.context() as importable:
+        importable.syspath_prepend(str(tmp_path))
+        extractors = importlib.import_module(module.stem)
+        model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"features_extractor_class": extractors.Doubled})
+        model.save(tmp_path / "model.zip")
+        assert load_model(tmp_path / "model.zip").algorithm == "ppo"
+        monkeypatch.delattr(extractors, "Doubled")
+        said = r"its policy_kwargs needs airlock_test_extractors\.Doubled, which cannot be imported"
+        with pytest.raises(Misconfigured, match=said):
+            load_model(tmp_path / "model.zip")
+    del sys.modules[module.stem]
+    with pytest.raises(Misconfigured, match=r"needs the module 'airlock_test_extractors'.*put .* on PYTHONPATH"):
+        load_model(tmp_path / "model.zip")
+
+
+def test_a_goal_conditioned_model_opens_without_its_replay_buffer(tmp_path: Path) -> None:
+    from stable_baselines3 import SAC, HerReplayBuffer
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    environment = BitFlippingEnv(n_bits=3, continuous=True)
+    model = SAC(
+        "MultiInputPolicy",
+        environment,
+        replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs={"n_sampled_goal": 2},
+        buffer_size=1_000,
+    )
+    model.save(tmp_path / "model.zip")
+    agent = load_model(tmp_path / "model.zip")
+    assert agent.model.buffer_size == 1
+    given = {f"observation.{key}": value[None] for key, value in environment.reset()[0].items()}
+    expected, _ = model.predict(environment._get_obs(), deterministic=True)
+    assert np.allclose(agent.decide(given)["action"][0], expected)
+
+
+def test_without_sb3_contrib_its_algorithms_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(Misconfigured, match="trpo needs sb3-contrib, which is not installed"):
+        load_model(trained / "model.zip", algorithm="trpo")
+
+
+def test_a_zip_opened_as_another_algorithm_is_refused(trained: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"model\.zip: cannot be opened as sac: "):
+        load_model(trained / "model.zip", algorithm="sac")
+    with pytest.raises(Misconfigured, match="unknown algorithm 'dreamer'; expected one of"):
+        load_model(trained / "model.zip", algorithm="dreamer")
+
+
+def test_a_zip_without_its_spaces_is_refused(trained: Path, tmp_path: Path) -> None:
+    document = read_data(trained / "model.zip")
+    del document["observation_space"]
+    path = _rewritten(trained / "model.zip", tmp_path / "a.zip", data=json.dumps(document).encode())
+    with pytest.raises(Misconfigured, match="its `data` has no observation_space"):
+        load_model(path)
 
 
 def test_opening_is_ended_at_its_limits(trained: Path, tmp_path: Path) -> None:
