@@ -27,8 +27,9 @@ down: setup ## stop it
 demo: setup ## three releases of cartpole: promoted, promoted, rolled back
 	@$(BIN)/airlock demo
 
-test: setup ## the whole test suite
-	@$(BIN)/python -m pytest
+test: setup ## the whole test suite: two tests at a time, then alone those that need the live stack
+	@$(BIN)/python -m pytest -m 'not stack' -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m stack
 
 check: setup ## lint, format, types, import rules
 	@$(BIN)/ruff check .
