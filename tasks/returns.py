@@ -11,7 +11,7 @@ import numpy as np
 from bentos.package import Tensor
 from tasks.environments import make
 from tasks.inputs import Decide, in_batches
-from tasks.parity import compare
+from tasks.parity import SCORES, compare
 from tasks.rollout import Rollout, play
 from tasks.spec import Environment
 
@@ -36,8 +36,8 @@ def paired_returns(
     one already. Returns `{"episodes", "original", "exported" (mean returns), "largest_difference" (of an episode),
     "equal", "actions"}`. `equal` asks for every episode's return exactly where actions are whole numbers, and for means
     within 1 % of the larger of the original's mean and standard deviation where they are continuous. `actions` compares
-    the two policies on every step of the exported one's episodes (see `Difference`): where all of these agree and
-    returns do not, the environment magnifies rounding.
+    the two policies on every step of the exported one's episodes (see `Difference`): where all of these agree, up to
+    ties, and returns do not, the environment magnifies rounding.
     """
     from tasks.spaces import describe
 
@@ -47,6 +47,8 @@ def paired_returns(
     first = played or play(environment, original, seeds, interface)
     second = play(environment, exported, seeds, interface)
     asked = in_batches(original, second.inputs, _BATCH)["action"]
+    outputs = in_batches(exported, second.inputs, _BATCH)
+    scores = next((outputs[name] for name in SCORES if name in outputs), None)
     difference = np.abs(second.returns - first.returns)
     means = float(first.returns.mean()), float(second.returns.mean())
     allowed = TOLERANCE * max(abs(means[0]), float(first.returns.std())) if space.type == "Box" else 0.0
@@ -57,7 +59,7 @@ def paired_returns(
         "exported": means[1],
         "largest_difference": float(difference.max()),
         "equal": bool(kept),
-        "actions": asdict(compare(space, asked, second.actions)),
+        "actions": asdict(compare(space, asked, second.actions, scores=scores)),
     }
 
 

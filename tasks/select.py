@@ -22,7 +22,7 @@ from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.graph import decider
 from tasks.inputs import Array, Inputs, in_batches, spread
 from tasks.packaging import Packaging
-from tasks.parity import compare
+from tasks.parity import SCORES, compare
 from tasks.quantization_gate import unlike
 from tasks.quantize import compare_actions
 from tasks.selection import Selection, choose
@@ -111,7 +111,8 @@ def verify(directory: Path, sha256: str, given: Inputs, actions: Array) -> None:
     policy = package.load(directory, sha256)
     space = policy.manifest.action_space
     exact = in_batches(decider(directory / policy.manifest.variants["fp32"]), given, 256)
-    difference = compare(space, actions, exact["action"])
+    scores = next((exact[name] for name in SCORES if name in exact), None)
+    difference = compare(space, actions, exact["action"], scores=scores)
     if difference.agreement < 1.0:
         raise Rejected(
             f"the assembled package agrees with the original on {difference.agreement:.2%} of {difference.rows} actions"

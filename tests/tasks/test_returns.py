@@ -52,6 +52,20 @@ def test_continuous_actions_may_differ_by_rounding_alone(error: float, alike: bo
     assert acts_alike(found) is alike
 
 
+def test_a_tie_is_no_other_action() -> None:
+    def scored(given: Inputs, tie: float) -> Outputs:
+        right = given["observation"] @ np.array([0.1, 0.5, 3.0, 1.0], np.float32)
+        scores = np.stack([np.full_like(right, 50.0), right + 50.0], axis=1)
+        chosen = (right > tie).astype(np.int64)
+        return {"action": chosen, "q_values": scores}
+
+    tied = paired_returns(CARTPOLE, lambda given: scored(given, 0.0), lambda given: scored(given, 2e-5), (), SEEDS)
+    apart = paired_returns(CARTPOLE, lambda given: scored(given, 0.0), lambda given: scored(given, 0.1), (), SEEDS)
+    assert acts_alike(tied)
+    assert tied["actions"]["agreement"] == 1.0
+    assert not acts_alike(apart)
+
+
 def test_the_originals_rollout_is_not_played_twice() -> None:
     played = play(CARTPOLE, _lean, SEEDS)
     calls: list[int] = []
