@@ -1,0 +1,45 @@
+"""Large policies: int8 keeps their actions and returns, and is accepted for what it measurably gains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bentos.package import Space
+from tasks.benchmark import measure_variants
+from tasks.graph import decider
+from tasks.quantize import quantize_policy
+from tasks.rollout import EVALUATION_SEED, play, thin
+from tasks.selection import choose
+from tasks.spec import Environment
+from tests.tasks.large_policies import BRIGHT_SIDE, convolutional, wide
+
+DISCRETE = Space("Discrete", "int64", n=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "environment", "most", "variant"),
+    [
+        (wide, Environment(id="CartPole-v1"), 500.0, "int8-static-inner"),
+        (convolutional, Environment(id=BRIGHT_SIDE), 10.0, "int8-static"),
+    ],
+)
+def test_int8_of_a_large_policy_is_accepted_with_its_measured_gain(
+    make: Callable[[Path], Path], environment: Environment, most: float, variant: str, tmp_path: Path
+) -> None:
+    reference = make(tmp_path / "policy.onnx")
+    played = play(environment, decider(reference), range(EVALUATION_SEED, EVALUATION_SEED + 24))
+    assert played.returns.mean() >= 0.99 * most
+    given = thin(played, 512).inputs
+    judged = quantize_policy(reference, given, DISCRETE, (), environment, 0.02 * most, tmp_path, episodes=16)
+    graphs = {"fp32": reference, variant: tmp_path / judged[variant]["file"]}
+    measured = measure_variants(graphs, reference, given, 32, tmp_path)
+    selection = choose(measured, {variant: judged[variant]}, 32, slo_ms=10_000)
+    (row,) = [row for row in selection.table if row.variant == variant]
+    assert row.accepted, row.reason
+    assert "the same at every batch size" in row.reason
+    assert "times fp32's time at batch 32" in row.reason
+    assert selection.accepted == ["fp32", variant]
+    assert judged["int8-dynamic"]["batch_invariant"] or not judged["int8-dynamic"]["accepted_actions"]
