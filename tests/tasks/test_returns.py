@@ -53,17 +53,15 @@ def test_continuous_actions_may_differ_by_rounding_alone(error: float, alike: bo
 
 
 def test_a_tie_is_no_other_action() -> None:
-    def scored(given: Inputs, tie: float) -> Outputs:
-        right = given["observation"] @ np.array([0.1, 0.5, 3.0, 1.0], np.float32)
-        scores = np.stack([np.full_like(right, 50.0), right + 50.0], axis=1)
-        chosen = (right > tie).astype(np.int64)
-        return {"action": chosen, "q_values": scores}
+    def scored(given: Inputs, threshold: float = 0.0) -> Outputs:
+        right = given["observation"].astype(np.float64) @ np.array([0.1, 0.5, 3.0, 1.0])
+        scores = np.stack([np.full_like(right, 1_000.0), right + 1_000.0], axis=1)
+        return {"action": (right > threshold).astype(np.int64), "q_values": scores}
 
-    tied = paired_returns(CARTPOLE, lambda given: scored(given, 0.0), lambda given: scored(given, 2e-5), (), SEEDS)
-    apart = paired_returns(CARTPOLE, lambda given: scored(given, 0.0), lambda given: scored(given, 0.1), (), SEEDS)
+    tied = paired_returns(CARTPOLE, scored, lambda given: scored(given, 5e-4), (), SEEDS)
+    assert tied["actions"]["ties"] > 0
     assert acts_alike(tied)
-    assert tied["actions"]["agreement"] == 1.0
-    assert not acts_alike(apart)
+    assert not acts_alike(paired_returns(CARTPOLE, scored, lambda given: scored(given, 0.1), (), SEEDS))
 
 
 def test_the_originals_rollout_is_not_played_twice() -> None:
@@ -83,10 +81,10 @@ def test_the_originals_rollout_is_not_played_twice() -> None:
     ("returns", "alike"),
     [
         ({"skipped": "not installed"}, True),
-        ({"equal": True, "actions": {"agreement": 0.99}}, True),
+        ({"equal": True, "actions": {"agreement": 0.99}}, False),
         ({"equal": False, "actions": {"agreement": 1.0}}, True),
         ({"equal": False, "actions": {"agreement": 0.99}}, False),
     ],
 )
-def test_other_returns_are_forgiven_only_where_every_action_agrees(returns: dict[str, Any], alike: bool) -> None:
+def test_it_is_the_actions_that_tell_one_policy_from_another(returns: dict[str, Any], alike: bool) -> None:
     assert acts_alike(returns) is alike
