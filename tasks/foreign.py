@@ -136,8 +136,8 @@ def _with_returns(
         )
     if not acts_alike(returns):
         raise Rejected(
-            f"{zip_path}: on {returns['episodes']} paired episodes {returns['actions']['agreement']:.2%} of the exported "
-            f"policy's actions are the original's; it earns {returns['exported']:.2f}, the original "
+            f"{zip_path}: on {returns['episodes']} paired episodes {returns['actions']['agreement']:.2%} of the "
+            f"exported policy's actions are the original's; it earns {returns['exported']:.2f}, the original "
             f"{returns['original']:.2f}"
         )
     return msgspec.structs.replace(exported, parity={**exported.parity, "returns": returns})
