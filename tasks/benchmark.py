@@ -31,6 +31,7 @@ MEMBERS = {
 }
 BATCHES = (1, 8, 32, 64, 256, 1024)
 MEASURED_ROWS = 1_024
+TABLE = "table.txt"
 ORIGINALS = "benchmark/originals.json"
 """Latency of SB3, torch, TorchScript and `.pt2`, measured where torch is loaded anyway: by the export."""
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks import card_measurements
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
+from tasks.markdown import brief, table
 from tasks.registry import Version
 from tasks.spec import PolicySpec
 
@@ -53,7 +55,7 @@ class Evidence:
 
 def full(evidence: Evidence) -> str:
     """The whole card, for the artifact card/card.md."""
-    return _compose(evidence, reason_limit=400, pictures=True)
+    return _compose(evidence, reason_limit=400, pictures=True, benchmark=True)
 
 
 def description(evidence: Evidence) -> str:
@@ -74,7 +76,7 @@ def overview(spec: PolicySpec, versions: Sequence[Version]) -> str:
         [
             item.version,
             item.tags.get("validation_status", ""),
-            _brief(item.tags.get("reason", "").replace("|", "\\|"), 110),
+            brief(item.tags.get("reason", "").replace("|", "\\|"), 110),
         ]
         for item in sorted(versions, key=lambda item: int(item.version), reverse=True)[:OVERVIEW_VERSIONS]
     ]
@@ -83,7 +85,7 @@ def overview(spec: PolicySpec, versions: Sequence[Version]) -> str:
         "serves, `previous` is where a rollback goes, `challenger` is in its canary. A version's card is its "
         "description, its evidence is in its source run. How the releases ended:"
     )
-    return _spread(f"{intro}\n\n{_table(['version', 'status', 'why'], rows)}")
+    return _spread(f"{intro}\n\n{table(['version', 'status', 'why'], rows)}")
 
 
 def _spread(text: str) -> str:
@@ -108,13 +110,16 @@ def _spread(text: str) -> str:
     return "\n\n".join(blocks)
 
 
-def _compose(evidence: Evidence, reason_limit: int, pictures: bool) -> str:
+def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: bool = False) -> str:
     sections = [
         _headline(evidence),
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
-        _parity(evidence),
-        _variants(evidence, reason_limit),
+        card_measurements.parity(evidence.parity),
+        card_measurements.variants(
+            evidence.benchmark, evidence.quantization, evidence.selection, evidence.spec.serve.batch_size, reason_limit
+        ),
+        card_measurements.benchmark(evidence.benchmark, evidence.spec.serve.batch_size) if benchmark else "",
         *(_checklist(checklist, reason_limit) for checklist in evidence.checklists),
         _reproduce(evidence),
     ]
@@ -155,12 +160,7 @@ def _pictures(evidence: Evidence) -> str:
         if name in evidence.pictures
     ]
     rows = [[*images[at : at + 2], ""][:2] for at in range(0, len(images), 2)]
-    return _table(["", ""], rows) if rows else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return table(["", ""], rows) if rows else ""
 
 
 def _evaluation(evidence: Evidence) -> str:
@@ -178,66 +178,7 @@ def _evaluation(evidence: Evidence) -> str:
     ]
     level = f"{100 * document['confidence']:.0f} % interval"
     header = ["mean return", level, "deviation", "lowest", "highest", "episodes", "required"]
-    return "### Evaluation\n\n" + _table(header, [row])
-
-
-def _parity(evidence: Evidence) -> str:
-    formats = evidence.parity.get("formats", {})
-    if not formats:
-        return ""
-    rows = [
-        [
-            name,
-            f"{min(row['agreement'] for row in batches.values()):.2%}",
-            f"{max(row['max_error'] for row in batches.values()):.1e}",
-            ", ".join(sorted(batches, key=int)),
-            f"{max(row['rows'] for row in batches.values()):,}",
-        ]
-        for name, batches in sorted(formats.items())
-    ]
-    header = ["format", "equal actions", "largest error, share of span", "batch sizes", "observations"]
-    return "### Parity with the trained policy\n\n" + _table(header, rows)
-
-
-def _variants(evidence: Evidence, reason_limit: int) -> str:
-    if not evidence.benchmark:
-        return ""
-    shipped, batch = evidence.selection.get("variant"), str(evidence.spec.serve.batch_size)
-    decisions = {row["variant"]: row for row in evidence.selection.get("table", [])}
-    rows = []
-    for variant, row in evidence.benchmark.items():
-        kept = evidence.quantization.get(variant, {})
-        one, many = row["batch"].get("1", {}), row["batch"].get(batch, {})
-        rows.append(
-            [
-                f"**{variant}**" if variant == shipped else variant,
-                _latencies(one),
-                _latencies(many),
-                f"{row.get('peak_rss_mb', 0):.0f}",
-                f"{row.get('size_bytes', 0) / 1000:.1f}",
-                f"{kept['agreement']:.2%}" if "agreement" in kept else "",
-                f"{kept['return_difference']['mean']:+.1f}" if kept.get("return_difference") else "",
-                _decision(decisions.get(variant, {}), variant == shipped, min(reason_limit or 48, 48)),
-            ]
-        )
-    header = ["variant", "1 row, µs", f"{batch} rows, µs", "peak MB", "kB", "equal actions", "return", "decision"]
-    return "### Variants (latency p50 / p99)\n\n" + _table(header, rows)
-
-
-def _latencies(row: Mapping[str, float]) -> str:
-    return f"{row.get('p50_us', 0):.0f}\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}{row.get('p99_us', 0):.0f}"
-
-
-def _decision(row: Mapping[str, Any], ships: bool, limit: int) -> str:
-    if ships:
-        return "ships"
-    if not row.get("accepted"):
-        return _brief(f"rejected: {row.get('reason', 'not measured')}", limit)
-    return f"{row['relative_cost']:.2f} times fp32's time" if row.get("relative_cost") else "not benchmarked"
-
-
-def _brief(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: max(limit - 1, 0)].rstrip()}…"
+    return "### Evaluation\n\n" + table(header, [row])
 
 
 def _checklist(checklist: Checklist, reason_limit: int) -> str:

@@ -69,9 +69,18 @@ def return_distribution(path: Path, evaluation: Mapping[str, Any]) -> Path:
 
 
 def latency(path: Path, benchmark: Mapping[str, Mapping[str, Any]], shipped: str) -> Path:
-    """p99 (line) and p50 (dots) of one model call by batch size, a colour a variant; both axes logarithmic."""
+    """p99 (line) and p50 (dots) of one model call by batch size, a colour a variant; both axes logarithmic.
+
+    The dashed line is the p50 of SB3's `predict`, where the export measured it.
+    """
     figure, axes = _figure("Latency of one model call", "rows in the batch", "microseconds")
-    for colour, (variant, row) in zip(COLOURS, benchmark.items(), strict=False):
+    predict = (benchmark.get("fp32", {}).get("compared_with") or {}).get("sb3_predict", {}).get("batch", {})
+    if predict:
+        sizes = sorted(map(int, predict))
+        medians = [predict[str(size)]["p50_us"] for size in sizes]
+        axes.plot(sizes, medians, color=INK, linewidth=1, linestyle="--", label="SB3 predict p50")
+    for index, (variant, row) in enumerate(benchmark.items()):
+        colour = COLOURS[index % len(COLOURS)]
         batches = sorted(row["batch"], key=int)
         sizes = [int(batch) for batch in batches]
         name = f"{variant} (shipped)" if variant == shipped else variant

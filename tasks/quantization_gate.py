@@ -58,7 +58,7 @@ class ReturnDifference:
 class Behaviour:
     """How a variant acts beside fp32.
 
-    `returns` is None where the environment cannot run; `unmeasured` then says why. `batch_invariant`: its actions are
+    `returns` is None where none were measured; `unmeasured` then says why. `batch_invariant`: its actions are
     the same at batch 1, 7 and 64. `flags_kept`: it flags every row as not finite that fp32 flags, and of usual rows
     the same.
     """
@@ -91,7 +91,7 @@ def judge_behaviour(behaviour: Behaviour, tolerated_loss: float) -> Verdict:
     if not behaviour.batch_invariant:
         reasons.append("its action depends on which other observations share the batch")
     if returns is None:
-        reasons.append(f"its return cannot be measured: {behaviour.unmeasured}")
+        reasons.append(f"its return was not measured: {behaviour.unmeasured}")
     elif not returns.lower >= -tolerated_loss:
         reasons.append(
             f"its return differs by {returns.mean:+.2f} [{returns.lower:.2f}, {returns.upper:.2f}], "

@@ -117,14 +117,17 @@ def measure(
 ) -> Behaviour:
     """Compare a variant with the fp32 graph on `given` rows, and its returns with `baseline` [episodes].
 
-    A `baseline` in words says why there are no returns.
+    A `baseline` in words says why there are no returns; where actions depend on the batch none are played either.
     """
     check_interface(reference, variant, given)
     exact, decide = decider(reference), decider(variant)
     rows = spread(given, COMPARED_ROWS)
+    batch_invariant = is_batch_invariant(space, decide, given)
     returns, unmeasured = None, ""
     if environment is None or isinstance(baseline, str):
         unmeasured = str(baseline)
+    elif not batch_invariant:
+        unmeasured = "it depends on the batch as its actions do"
     else:
         seeds = range(QUANTIZATION_SEED, QUANTIZATION_SEED + len(baseline))
         paired = play(environment, decide, seeds, interface).returns - baseline
@@ -134,7 +137,7 @@ def measure(
             space, in_batches(exact, rows, COMPARED_BATCH), in_batches(decide, rows, COMPARED_BATCH)["action"]
         ),
         returns,
-        is_batch_invariant(space, decide, given),
+        batch_invariant,
         keeps_flags(exact, decide, given),
         unmeasured,
     )

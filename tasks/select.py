@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from bentos import package
-from tasks import benchmark, runs
+from tasks import benchmark, benchmark_table, runs
 from tasks.baselines import baselines
 from tasks.errors import Misconfigured, Rejected
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
@@ -177,7 +177,10 @@ def select(release: runs.Release) -> dict[str, Any]:
         sha256 = assemble(directory, Packaging.of(release.spec), evidence, given, actions, _commit(release))
         verify(directory, sha256, given, actions)
         release.put_directory(directory, PACKAGE)
+        table = scratch / benchmark.TABLE
+        table.write_text(benchmark_table.text(measured, selection.batch_size), encoding="utf-8")
+        release.put_file(table, "benchmark")
     release.put_json(SELECTION, asdict(selection))
     release.tag(stage="packaged", package_sha256=sha256)
-    log.info(selection.reason)
+    log.info("%s\n%s", selection.reason, benchmark_table.text(measured, selection.batch_size))
     return {"variant": selection.variant, "package_sha256": sha256}

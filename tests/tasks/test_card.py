@@ -140,6 +140,43 @@ def test_the_full_card_keeps_whole_reasons() -> None:
     assert reason.strip() in full(_evidence(checklists=(_checklist("pre_deployment", reason),)))
 
 
+def test_the_full_card_shows_every_way_to_run_the_policy_and_what_was_not_measured() -> None:
+    row = {"p50_us": 117.0, "p90_us": 150.0, "p99_us": 1244.0}
+    missing = {"CUDAExecutionProvider": {"not_measured": "this ONNX Runtime does not have it"}}
+    fp32 = {
+        "batch": {"1": row},
+        "io_binding": {"1": row},
+        "providers": missing,
+        "compared_with": {"sb3_predict": {"batch": {"1": row}}},
+    }
+    text = full(_evidence(benchmark={"fp32": fp32}))
+    assert "| SB3 predict | 117 / 150 / 1,244 |" in text
+    assert "| ONNX Runtime, fp32, io-binding | 117 / 150 / 1,244 |" in text
+    assert "CUDAExecutionProvider: not measured, this ONNX Runtime does not have it" in text
+    assert "CUDAExecutionProvider" not in description(_evidence(benchmark={"fp32": fp32}))
+
+
+def test_the_card_says_what_the_proof_covers() -> None:
+    parity = {
+        "observations": 4096,
+        "source": "on-policy",
+        "formats": {"onnx": {"1": {"rows": 512, "agreement": 1.0, "max_error": 0.0}}},
+        "edges": {"onnx": {"zeros": {}, "large": {}}},
+        "refused": {"onnx": {"NaN in observation": 1.0}},
+        "parameters": {"onnx": {"logits": 2e-7}},
+        "returns": {"skipped": "the environment is not installed"},
+    }
+    assert (
+        "Proved on 4,096 observations: on-policy; equal at the edges (large, zeros); flagged as not finite: NaN in "
+        "observation; distribution parameters within 2e-07; returns not compared: the environment is not installed."
+    ) in description(_evidence(parity=parity))
+
+
+def test_continuous_variants_tell_their_error() -> None:
+    kept = {"discrete": False, "p99_error": 0.0031, "agreement": 0.0, "return_difference": None}
+    assert "p99 error 3.1e-03" in description(_evidence(quantization={"fp16": kept}))
+
+
 def test_the_models_page_lists_how_each_version_ended_the_newest_first() -> None:
     ends = {"1": ("promoted", "good enough"), "2": ("promoted", "better"), "10": ("rolled_back", "worse | by 20")}
     versions = [

@@ -38,6 +38,12 @@ def test_latency_with_more_variants_than_colours(tmp_path: Path) -> None:
     assert _is_png(plots.latency(tmp_path / "a.png", variants, "variant-1"))
 
 
+def test_latency_beside_what_one_would_serve_instead(tmp_path: Path) -> None:
+    alone = plots.latency(tmp_path / "a.png", {"fp32": {"batch": BATCH}}, "fp32").read_bytes()
+    compared = {"fp32": {"batch": BATCH, "compared_with": {"sb3_predict": {"batch": BATCH}}}}
+    assert plots.latency(tmp_path / "b.png", compared, "fp32").read_bytes() != alone
+
+
 @pytest.mark.parametrize(
     "actions",
     [

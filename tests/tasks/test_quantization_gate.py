@@ -59,7 +59,7 @@ SMALLER = Gain(64, 1.0, 0.9, 1.1, 1_000_000, 2_000_000)
         ),
         (
             replace(ALIKE, returns=None, unmeasured="the environment is not known"),
-            "its return cannot be measured: the environment is not known",
+            "its return was not measured: the environment is not known",
         ),
     ],
 )

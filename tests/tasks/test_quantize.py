@@ -133,8 +133,8 @@ def test_without_its_environment_no_variant_is_accepted(tmp_path: Path) -> None:
     reference = _linear_policy(tmp_path / "policy.onnx", np.eye(4, 2, dtype=np.float32))
     observations = np.random.default_rng(0).normal(size=(512, 4)).astype(np.float32)
     for environment, said in (
-        (None, "its return cannot be measured: the environment is not known"),
-        (Environment(id="Nowhere-v0"), "its return cannot be measured: environment 'Nowhere-v0' cannot be made"),
+        (None, "its return was not measured: the environment is not known"),
+        (Environment(id="Nowhere-v0"), "its return was not measured: environment 'Nowhere-v0' cannot be made"),
     ):
         found = quantize_policy(
             reference, {"observation": observations}, DISCRETE, (), environment, None, tmp_path, episodes=2
