@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tasks.errors import Misconfigured, Rejected
+from tasks.errors import Misconfigured, Rejected, first_line
 
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "AIRLOCK_GIT_SHA")
 LOG_LIMIT_MB = 64.0
@@ -178,7 +178,6 @@ def answer(work: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
             send({"error": str(error), "kind": type(error).__name__})
         except Exception as error:  # noqa: BLE001 - whatever a foreign file provokes is told in a line, not in a trace
             traceback.print_exc()
-            first = str(error).strip().splitlines()
-            send({"error": f"{type(error).__name__}: {first[0] if first else ''}", "kind": "Misconfigured"})
+            send({"error": f"{type(error).__name__}: {first_line(error)}", "kind": "Misconfigured"})
         else:
             send({"result": result})

@@ -7,3 +7,8 @@ class Rejected(Exception):
 
 class Misconfigured(Exception):
     """Something a person must change (a spec, a parameter, a missing file): never retried; says what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

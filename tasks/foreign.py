@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tasks import apart
-from tasks.errors import Rejected
+from tasks.errors import Misconfigured, Rejected, first_line
 
 if TYPE_CHECKING:
     from tasks.export import Exported
@@ -86,7 +86,15 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
         playable, rollout = _play(agent, request)
     with steps.step("export", "exporting and proving it equal"):
         given = None if rollout is None else rollout.inputs
-        exported = export_policy(agent, directory, playable.space, given)
+        try:
+            exported = export_policy(agent, directory, playable.space, given)
+        except Misconfigured:
+            raise
+        except Exception as error:
+            raise Misconfigured(
+                f"{request.zip}: cannot be exported: {type(error).__name__}: {first_line(error)}; "
+                "is there a custom class in it that decides by the values of a tensor?"
+            ) from error
     if not exported.parity["equal"]:
         raise Rejected(f"{request.zip}: the exported policy does not act as the original: {worst(exported.parity)}")
     with steps.step("returns", "comparing returns"):

@@ -24,7 +24,7 @@ import numpy as np
 
 from tasks import apart, inputs
 from tasks.algorithms import algorithm_class
-from tasks.errors import Misconfigured
+from tasks.errors import Misconfigured, first_line
 from tasks.inputs import Inputs, Outputs
 from tasks.vecnormalize import check_statistics
 from tasks.zips import guess_algorithm, is_pickled, read_data
@@ -124,8 +124,8 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
     except Misconfigured:
         raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Misconfigured(f"{zip_path}: cannot be opened as {name}: {type(error).__name__}: {first}") from error
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise Misconfigured(f"{zip_path}: cannot be opened as {name}: {said}") from error
     if broken := [key for key, value in model.policy.state_dict().items() if not bool(value.isfinite().all())]:
         raise Misconfigured(f"{zip_path}: weights that are not finite: {broken[:5]}")
     model.policy.set_training_mode(False)
@@ -178,7 +178,9 @@ def _unpickle_field(document: dict[str, Any], key: str, zip_path: Path) -> Any:
             "that has it, or put the directory of its module on PYTHONPATH"
         ) from error
     except Exception as error:
-        raise Misconfigured(f"{zip_path}: its {key} cannot be read: {type(error).__name__}: {error}") from error
+        raise Misconfigured(
+            f"{zip_path}: its {key} cannot be read: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _missing(error: ImportError | AttributeError) -> str:

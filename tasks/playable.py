@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.environments import make
+from tasks.errors import first_line
 from tasks.spec import Environment
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def find_playable(layout: Layout, model: Any) -> Playable:
         try:
             single = make(Environment(id=name, kwargs=layout.kwargs))
         except Exception as error:  # noqa: BLE001 - whatever a foreign environment raises, it cannot be played
-            reasons.append(_line(error))
+            reasons.append(first_line(error))
             continue
         observed, acted = single.observation_space, single.action_space
         limit = single.spec.max_episode_steps if single.spec else None
@@ -77,11 +78,7 @@ def _unplayable(described: dict[str, Any], reason: str) -> Playable:
 def unplayed(playable: Playable, error: Exception) -> Playable:
     """The same environment, after playing it failed."""
     name = playable.described["id"]
-    return _unplayable(playable.described, f"{name} cannot be played: {type(error).__name__}: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _unplayable(playable.described, f"{name} cannot be played: {type(error).__name__}: {first_line(error)}")
 
 
 def _import(packages: Iterable[str]) -> None:
