@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ REQUIREMENTS = (
 ASKED, PLAYERS, NUMBERS = 256, 16, 2_000_000
 """On-policy observations the smoke test asks for; fewer where they hold more numbers than that together. A recurrent
 policy is asked for sixteen episodes at a time."""
+PAUSES = (0.0, 1.0, 6.0)
+"""Seconds before each try to be answered by the policy itself."""
 
 
 def bentoml_home() -> Path:
@@ -135,10 +137,10 @@ def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]
         compared = _compare_turns(server, package, given)
         first = given[START].reshape(-1) > 0
         if exact and first.any():
-            answer = ask(server.url, package.manifest.name, take(given, first))
+            answer = _answer(server, package, take(given, first))
             _compare(package, "the evaluated policy", answer, taken[first])
         return {"observations": rows, "compared": compared}
-    answer = ask(server.url, package.manifest.name, given)
+    answer = _answer(server, package, given)
     own = package.predict(observations(given), given.get(MASK))
     compared = _compare(package, "the package", answer, own)
     if exact:
@@ -152,18 +154,32 @@ def _compare_turns(server: Server, package: Policy, given: Inputs) -> int:
     state, compared = None, 0
     for turn in turns(given, PLAYERS):
         sent = [None if fresh else token for token, fresh in zip(tokens, turn.fresh, strict=True)] if tokens else None
-        answer = ask(server.url, package.manifest.name, turn.given, sent)
+        answer = _answer(server, package, turn.given, sent)
         own, state = package.step(observations(turn.given), state, turn.fresh, turn.given.get(MASK))
         compared += _compare(package, "the package", answer, own)
         tokens = answer["states"]
     return compared
 
 
+def _answer(
+    server: Server, package: Policy, given: Inputs, states: Sequence[str | None] | None = None
+) -> dict[str, Any]:
+    """The answer of the policy itself. Raises Rejected when, after some patience, another answers in its place.
+
+    A machine that is busy with something else may miss a deadline, and the breaker stays open for five seconds then.
+    """
+    others: list[str] = []
+    for pause in PAUSES:
+        time.sleep(pause)
+        answer = ask(server.url, package.manifest.name, given, states, at_once=package.manifest.serve.batch_size)
+        others = sorted({source for source in answer["sources"] if source != "policy"})
+        if not others:
+            return answer
+    raise Rejected(f"the served Bento answered by {', '.join(others)}, not by the policy, on its own observations")
+
+
 def _compare(package: Policy, name: str, answer: Mapping[str, Any], reference: Array) -> int:
-    """How many rows were compared. Raises Rejected when one differs, or was not answered by the policy."""
-    others = sorted({source for source in answer["sources"] if source != "policy"})
-    if others:
-        raise Rejected(f"the served Bento answered by {', '.join(others)}, not by the policy, on its own observations")
+    """How many rows were compared. Raises Rejected when one differs."""
     served = np.asarray(answer["actions"], dtype=reference.dtype)
     kept = np.array([not changed for changed in answer["adjusted"]])
     if kept.any():

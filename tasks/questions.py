@@ -44,18 +44,26 @@ def rows_a_request(given: Inputs, most: int) -> int:
 
 
 def ask(
-    url: str, policy: str, given: Inputs, states: Sequence[str | None] | None = None, timeout: float = 30.0
+    url: str,
+    policy: str,
+    given: Inputs,
+    states: Sequence[str | None] | None = None,
+    at_once: int = 512,
+    timeout: float = 30.0,
 ) -> dict[str, Any]:
-    """Ask a gateway for the actions of all rows; its whole answer, put together where it took several requests."""
-    at_once = rows_a_request(given, size(given))
+    """Ask a gateway for the actions of all rows; its whole answer, put together where it took several requests.
+
+    At most `at_once` rows a request: all of a request's rows must be answered within the policy's deadline.
+    """
+    at_once = rows_a_request(given, at_once)
     answer: dict[str, Any] = {}
-    for at in range(0, size(given), at_once):
-        rows = slice(at, at + at_once)
-        question = body(take(given, rows), None if states is None else states[rows])
-        response = httpx.post(f"{url}/v1/policies/{policy}/act", json=question, timeout=timeout)
-        response.raise_for_status()
-        for name, values in response.json().items():
-            answer.setdefault(name, []).extend(values)
+    with httpx.Client(timeout=timeout) as client:
+        for at in range(0, size(given), at_once):
+            rows = slice(at, at + at_once)
+            question = body(take(given, rows), None if states is None else states[rows])
+            response = client.post(f"{url}/v1/policies/{policy}/act", json=question).raise_for_status()
+            for name, values in response.json().items():
+                answer.setdefault(name, []).extend(values)
     return answer
 
 

@@ -87,6 +87,21 @@ def make_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture(scope="session")
+def real_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """`real_package("recurrent")` is the package of a kind of `tests.tasks.kinds`, exported when first asked for."""
+    from tests.tasks.kinds import Real, real
+
+    made: dict[str, Real] = {}
+
+    def get(kind: str) -> Real:
+        if kind not in made:
+            made[kind] = real(kind, tmp_path_factory.mktemp("kinds") / kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the model.zip of a short PPO training on CartPole-v1 (the shipped spec, 2,048 steps)."""
     from tasks.spec import Params, effective, load_file
