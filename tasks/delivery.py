@@ -204,14 +204,30 @@ def _remove_stale(out: Path) -> None:
     for path in out.parent.iterdir():
         if not re.fullmatch(rf"{re.escape(out.name)}\.partial-\d+", path.name):
             continue
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+            # Between its making and its locking a directory is free, but its maker lives.
+            if not _lives(int(path.name.rpartition("-")[2])):
+                shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
             pass
         finally:
             os.close(descriptor)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def _remove_empty(directories: list[Path]) -> None:

@@ -82,7 +82,7 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
         agent = load_model(
             Path(request.zip), Path(request.statistics) if request.statistics else None, request.algorithm
         )
-    with steps.step("play", f"playing the original in {request.environment or 'no environment'}"):
+    with steps.step("play", f"playing {request.environment}" if request.environment else "no environment to play"):
         playable, rollout = _play(agent, request)
     with steps.step("export", "exporting and proving it equal"):
         given = None if rollout is None else rollout.inputs
@@ -90,6 +90,8 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
             exported = export_policy(agent, directory, playable.space, given)
         except Misconfigured:
             raise
+        except OSError as error:
+            raise Misconfigured(f"{directory}: cannot be written: {error.strerror or error}") from error
         except Exception as error:
             raise Misconfigured(
                 f"{request.zip}: cannot be exported: {type(error).__name__}: {first_line(error)}; "

@@ -83,7 +83,7 @@ def _alias_gym() -> None:
         sys.modules.setdefault(f"gym.spaces.{name}", sys.modules[f"gymnasium.spaces.{name}"])
 
 
-def _fresh_space(space: Any) -> Any:
+def _fresh_space(space: Any, whose: str) -> Any:
     """The same space made anew: a pickled one of another version lacks attributes."""
     from gymnasium import spaces
 
@@ -97,8 +97,10 @@ def _fresh_space(space: Any) -> Any:
         case "MultiBinary":
             return spaces.MultiBinary(space.n)
         case "Dict":
-            return spaces.Dict({name: _fresh_space(part) for name, part in space.spaces.items()})
-    raise Misconfigured(f"spaces of type {type(space).__name__} are not supported")
+            return spaces.Dict({name: _fresh_space(part, whose) for name, part in space.spaces.items()})
+    raise Misconfigured(
+        f"{whose} is a {type(space).__name__}; supported: Box, Discrete, MultiDiscrete, MultiBinary, Dict"
+    )
 
 
 def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm: str | None = None) -> Agent:
@@ -116,7 +118,7 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
         if key not in document:
             raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` has no {key}")
         value = _unpickle_field(document, key, zip_path)
-        kept[key] = _fresh_space(value) if key.endswith("space") else value
+        kept[key] = _fresh_space(value, f"{zip_path}: its {key}") if key.endswith("space") else value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

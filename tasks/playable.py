@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tasks.zoo import Layout
 
-MAXIMUM_STEPS = 1_000
+MAXIMUM_STEPS = 2_000
 """Episodes are cut there: one that never ends would never be compared."""
 
 _VERSIONED = re.compile(r"(?P<name>.+)-v(?P<version>\d+)")

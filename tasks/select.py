@@ -20,7 +20,7 @@ from tasks.baselines import baselines
 from tasks.errors import Misconfigured, Rejected
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.graph import decider
-from tasks.inputs import Array, Inputs, in_batches, spread
+from tasks.inputs import Array, Inputs, in_batches, size, spread
 from tasks.packaging import Packaging
 from tasks.parity import SCORES, compare
 from tasks.quantization_gate import unlike
@@ -29,7 +29,8 @@ from tasks.selection import Selection, choose
 
 SELECTION = "selection.json"
 PACKAGE = "package"
-BASELINE_ROWS = 2_048
+BASELINE_ROWS, BASELINE_BYTES = 2_048, 8 * 2**20
+"""Most rows that a package keeps of what the policy was asked, and their size: of images fewer, but at least 64."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def assemble(
     The same evidence gives the same bytes. Returns the package's SHA-256 (that of `policy.json`).
     """
     returns = np.array(evidence.returns, dtype=np.float64)
-    kept: dict[str, Any] = spread({**given, "actions": actions}, BASELINE_ROWS)
+    rows = max(64, min(BASELINE_ROWS, BASELINE_BYTES * size(given) // sum(a.nbytes for a in given.values())))
+    kept: dict[str, Any] = spread({**given, "actions": actions}, rows)
     np.savez_compressed(directory / package.BASELINE, returns=returns, **kept)
     exported = evidence.exported
     variants = {"fp32": ONNX} | {
