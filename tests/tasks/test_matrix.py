@@ -69,6 +69,8 @@ OBSERVATIONS = {
 SPACES = ("Box, VecNormalize", "image HWC", "Discrete", "MultiDiscrete", "MultiBinary", "Dict, norm_obs_keys")
 """One kind of observation for each type of space."""
 FLAT = tuple(kind for kind in SPACES if OBSERVATIONS[kind].policy == "Mlp")
+NO_MULTI_DISCRETE = tuple(kind for kind in SPACES if kind != "MultiDiscrete")
+"""RecurrentPPO cannot be made on MultiDiscrete observations: torch refuses the width that SB3 gives its LSTM."""
 FEW = ("Box, VecNormalize", "Dict, norm_obs_keys")
 
 
@@ -94,7 +96,7 @@ FAMILIES = {
     "A2C": Family("a2c", ALL, policy_kwargs={"share_features_extractor": False}),
     "TRPO": Family("trpo", ALL),
     "MaskablePPO": Family("ppo_mask", WHOLE_NUMBERS),
-    "RecurrentPPO": Family("ppo_lstm", ALL, policy="{}LstmPolicy", policy_kwargs=LSTM),
+    "RecurrentPPO": Family("ppo_lstm", ALL, policy="{}LstmPolicy", kinds=NO_MULTI_DISCRETE, policy_kwargs=LSTM),
     "RecurrentPPO, shared LSTM of two layers": Family(
         "ppo_lstm",
         BOX,
