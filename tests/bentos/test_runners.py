@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from bentos.breaker import Breaker
+from bentos.drift import Drift
 from bentos.episodes import Episode, Signer, State, user_hash
 from bentos.overrides import Active, Overrides
-from bentos.package import PackageError, Safety, Serve, Space, load
+from bentos.package import PackageError, Safety, Serve, Space, Tensor, load
 from bentos.problems import Problem
 from bentos.routes import Route
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
@@ -26,7 +28,7 @@ from bentos.runners.fallback import Constant, Fallback
 from bentos.runners.infer import Infer
 from bentos.runners.validate import Validate
 from bentos.stats import Stats
-from bentos.versions import Version
+from bentos.versions import Version, same_questions
 from bentos.wire import ActRequest
 from tests.bentos.policy_packages import BOX, DISCRETE, box_graph, constant_graph, discrete_graph, write_package
 
@@ -461,3 +463,32 @@ def test_a_running_episode_of_a_withdrawn_version_is_answered_by_the_champion(tm
     assert decision.sources == ["fallback", "policy"]
     assert decision.versions == ["1", "1"]
     assert [seat.version for seat in seats] == ["2", "1"]
+
+
+def test_a_fallback_package_that_acts_in_another_space_is_refused(package: Path, tmp_path: Path) -> None:
+    write_package(tmp_path / "other", action_space=BOX)
+    write_package(tmp_path / "policy", serve=Serve(fallback={"package": str(tmp_path / "other")}))
+    with pytest.raises(PackageError, match="other observations or actions"):
+        version_of(tmp_path / "policy")
+
+
+def test_memory_and_masks_are_no_hindrance_to_a_canary_and_another_space_is(package: Path) -> None:
+    manifest = load(package).manifest
+    maskable = msgspec.structs.replace(manifest, inputs=(*manifest.inputs, Tensor("action_mask", "bool", (2,))))
+    assert same_questions(manifest, maskable)
+    assert not same_questions(manifest, msgspec.structs.replace(manifest, action_space=BOX))
+
+
+def test_drift_looks_at_all_parts_of_an_observation_side_by_side(package: Path) -> None:
+    manifest = load(package).manifest
+    parts = (Tensor("observation.a", "float32", (2,)), Tensor("observation.b", "int64", ()))
+    baselines = {
+        "observations": {"mean": [0.0, 1.0, 2.0], "std": [1.0, 1.0, 0.5]},
+        "actions": {"kind": "discrete", "counts": [1, 1]},
+    }
+    drift = Drift(msgspec.structs.replace(manifest, inputs=parts, baselines=baselines))
+    rows = Rows({"observation.a": np.tile([0.0, 1.0], (100, 1)), "observation.b": np.full(100, 5)}, 100)
+    for _ in range(16 * 5):
+        drift.sample(rows)
+    assert drift.off is None
+    assert drift.observations() == pytest.approx((5 - 2) / 0.5)
