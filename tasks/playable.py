@@ -45,7 +45,7 @@ def find_playable(layout: Layout, model: Any) -> Playable:
     """
     described: dict[str, Any] = {"id": layout.environment, "kwargs": dict(layout.kwargs)}
     if layout.environment is None:
-        return _unplayable(described, "the zip does not say in which environment it acts; name it with --env")
+        return _unplayable(described, "no environment is named: name it with --env")
     if layout.prepared:
         return _unplayable(
             described, f"in training the environment was {' and '.join(layout.prepared)}, which is not repeated here"

@@ -41,7 +41,19 @@ def airlock(
 def test_help_lists_every_command(airlock: Run) -> None:
     code, out, _ = airlock("--help")
     assert code == 0
-    for command in ("up", "down", "status", "release", "rollback", "results", "override", "traffic", "serve", "demo"):
+    for command in (
+        "up",
+        "down",
+        "status",
+        "release",
+        "rollback",
+        "results",
+        "override",
+        "traffic",
+        "serve",
+        "demo",
+        "export",
+    ):
         assert f" {command} " in out
     assert " analyze " in out
     assert " policies " in out

@@ -68,7 +68,7 @@ def test_a_version_that_is_gone_gives_way_to_the_newest_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("layout", "model", "said"),
     [
-        (Layout(None), _model(), "does not say in which environment it acts; name it with --env"),
+        (Layout(None), _model(), "no environment is named: name it with --env"),
         (Layout("Unheard-v1"), _model(), "Unheard-v1"),
         (Layout("ALE/Pong-v5"), _model(), "ALE"),
         (Layout("CartPole-v1", {"nonsense": 1}), _model(), "nonsense"),
