@@ -153,7 +153,7 @@ class Worker:
         if self._metrics is not None:
             self._metrics.flush(changed)
             for route in self.core.routes.values():
-                self._metrics.show(route, self.core.stats)
+                self._metrics.show(route)
         if not changed:
             return
         now = time.time()

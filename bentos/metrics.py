@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bentos.routes import Route
-from bentos.stats import LATENCY_BUCKETS, Arm, Key, Stats
+from bentos.stats import LATENCY_BUCKETS, Arm, Key
 from bentos.versions import Version
 
 _LABELS = ("policy", "version", "arm")
@@ -41,17 +41,26 @@ class Metrics:
         self._faults = counter("rl_faults", "Faulty decisions", [*_LABELS, "kind"])
         self._adjustments = counter("rl_adjustments", "Actions changed by the envelope", [*_LABELS, "reason"])
         self._rejected = counter("rl_rejected", "Requests refused", [*_LABELS, "reason"])
-        self._observation_drift = gauge(
-            "rl_observation_drift",
-            "Largest distance of a recent observation mean from the baseline's, in baseline standard deviations",
-            _LABELS,
-            multiprocess_mode="livemostrecent",
-        )
-        self._action_drift = gauge(
-            "rl_action_drift",
-            "Total variation distance of recent actions from the baseline's",
-            _LABELS,
-            multiprocess_mode="livemostrecent",
+        told = [*_LABELS, "statistic", "dimension"]
+        self._drift = {
+            "observation": gauge(
+                "rl_observation_drift",
+                "Distance of recent observations from the baseline's; statistic sequential raises its alarm at 1",
+                told,
+                multiprocess_mode="livemax",
+            ),
+            "action": gauge(
+                "rl_action_drift",
+                "Distance of recent actions from the baseline's; statistic sequential raises its alarm at 1",
+                told,
+                multiprocess_mode="livemax",
+            ),
+        }
+        self._entropy = gauge(
+            "rl_action_entropy",
+            "Entropy of recent actions, nats",
+            [*_LABELS, "dimension"],
+            multiprocess_mode="livemin",
         )
         self._weight = gauge(
             "rl_canary_weight", "Weight of each arm of the running canary", _LABELS, multiprocess_mode="livemostrecent"
@@ -84,7 +93,7 @@ class Metrics:
             if returns:
                 self._reward.labels(*labels).set(returns[-1])
 
-    def show(self, route: Route, stats: Stats) -> None:
+    def show(self, route: Route) -> None:
         """Bring the state of a policy's route to the gauges."""
         policy = route.policy
         for name, version in route.versions.items():
@@ -100,16 +109,15 @@ class Metrics:
             self._challengers[policy] = challenger
             self._weight.labels(policy, challenger, "challenger").set(weight)
         if route.champion is not None:
-            self._drift(route.champion, policy, stats)
+            self._show_drift(policy, route.champion)
 
-    def _drift(self, champion: Version, policy: str, stats: Stats) -> None:
+    def _show_drift(self, policy: str, champion: Version) -> None:
         labels = (policy, champion.name, "champion")
-        observations = champion.drift.observations()
-        if observations is not None:
-            self._observation_drift.labels(*labels).set(observations)
-        actions = champion.drift.actions(stats.arm(policy, "", champion.name, "champion").actions)
-        if actions is not None:
-            self._action_drift.labels(*labels).set(actions)
+        for subject, statistic, dimension, value in champion.drift.readings():
+            if statistic == "entropy":
+                self._entropy.labels(*labels, dimension).set(value)
+            else:
+                self._drift[subject].labels(*labels, statistic, dimension).set(value)
 
     def _gain(self, identity: tuple[Any, ...], value: float) -> float:
         gained = value - self._shown.get(identity, 0)
