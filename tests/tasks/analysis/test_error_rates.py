@@ -32,7 +32,10 @@ def verdicts(challenger: np.ndarray, scaled: np.ndarray, margin: float) -> dict[
     """Shares of canaries [canaries, units] promoted and rolled back at their first crossing."""
     score, bound = scores(challenger, scaled)
     needed = math.log(1 / ALPHA)
-    promote, roll_back = wealth_below(score, bound, -margin) >= needed, wealth_above(score, bound, 0.0) >= needed
+    promote, roll_back = (
+        wealth_below(score, bound, -margin, margin) >= needed,
+        wealth_above(score, bound, 0.0) >= needed,
+    )
     found = [first_look(up, down)[0] for up, down in zip(promote, roll_back, strict=True)]
     return {name: found.count(name) / len(found) for name in ("promote", "roll_back")}  # type: ignore[arg-type]
 

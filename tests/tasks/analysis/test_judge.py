@@ -168,7 +168,7 @@ def test_a_first_release_ramps_by_the_challenger_alone() -> None:
 
 
 def test_a_canary_that_ends_does_not_advance() -> None:
-    units = played(100, 300, 300)
+    units = played(40, 300, 300)
     assert judge(Evidence(units), PLAN).advance
     assert not judge(Evidence(units, challenger=ArmStats(non_finite=1)), PLAN).advance
 
@@ -184,6 +184,7 @@ def test_the_judgement_is_plain_json_with_its_numbers() -> None:
         "fallback_rate",
         "latency",
         "abandonment",
+        "lower_tail",
         "sample_ratio",
     }
 
