@@ -75,8 +75,8 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     In order: something else ended it (inconclusive); a tripwire, or the test of a rate or of the lower tail, fired
     (roll_back); the split is broken (inconclusive); a return lies outside the stated range, so the exact test does not
     hold (inconclusive); the primary test decided (roll_back, promote); the budget of units or hours is spent
-    (inconclusive); else continue. Tests of units see none after the one at which the primary test decided, so a replay
-    ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
+    (inconclusive); else continue. Tests of units see none after the one at which the primary test decided, so a
+    replay ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
     """
     units = evidence.units
     used = units.first(within_budget(units.challenger, plan.max_units_per_arm))
