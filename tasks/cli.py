@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, files, live, policies, releases, stack
+from tasks.commands import demo, files, live, planning, policies, releases, stack
 
 app = typer.Typer(
     name="airlock",
@@ -44,6 +44,7 @@ app.add_typer(policies.app, name="policies")
 app.command("traffic")(live.traffic)
 app.command("serve")(live.serve)
 app.command("analyze")(files.analyze)
+app.command("plan")(planning.plan)
 app.command("demo")(demo.demo)
 
 
