@@ -1,0 +1,252 @@
+"""How often verdicts err, and how soon they come, by simulation beside what one would use instead.
+
+`python benchmarks/verdicts.py [--canaries N]` prints every table, seeds fixed: a look after every unit, 5 % a side, a
+margin of a tenth of a standard deviation, up to 2,000 units an arm; shares with their 95 % binomial intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import beta
+
+from benchmarks.rules import ALPHA, NEVER, RULES, Rule, airlock
+from benchmarks.worlds import BUDGET, WORLDS, Canaries, Environment, World, first_episodes, simulate
+from tasks.analysis import anchor, guardrails, mean_difference, rates, sample_ratio
+from tasks.analysis.anchor import Anchor
+from tasks.analysis.judge import Evidence, judge
+from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.units import Units
+
+ENVIRONMENTS: tuple[Environment, ...] = ("still", "flipping", "200 users", "1,000 Zipf users")
+LOSSES = {2.0: 300, 1.0: 600, 0.5: 1600, 0.2: 4000}
+"""Losses in standard deviations, and enough units in both arms together to find nearly all of them."""
+
+RELEASES, LOSS_A_RELEASE = 20, 0.02
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `trials`."""
+
+    count: int
+    trials: int
+
+    def __str__(self) -> str:
+        low, high = (100 * bound for bound in self.interval)
+        return f"{100 * self.count / self.trials:.1f} % ({low:.1f} to {high:.1f})"
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Clopper and Pearson's 95 % interval."""
+        low = beta.ppf(0.025, self.count, self.trials - self.count + 1) if self.count else 0.0
+        high = beta.ppf(0.975, self.count + 1, self.trials - self.count) if self.count < self.trials else 1.0
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How canaries ended."""
+
+    promoted: Share
+    rolled_back: Share
+
+
+def ended(rule: Rule, world: World, environment: Environment, difference: float, canaries: int, seed: int) -> Ended:
+    """How a rule ends canaries; promotion and rollback at one look is rollback."""
+    promoted = rolled_back = 0
+    for part in simulate(world, environment, difference, canaries, seed):
+        promote, roll_back = rule(part)
+        promoted += int((promote < roll_back).sum())
+        rolled_back += int(((roll_back <= promote) & (roll_back < NEVER)).sum())
+    return Ended(Share(promoted, canaries), Share(rolled_back, canaries))
+
+
+def median_units(world: World, loss: float, canaries: int, seed: int) -> float:
+    """Median units an arm until a loss, in standard deviations, is rolled back."""
+    found = [airlock(part)[1] for part in simulate(world, "still", -loss, canaries, seed, LOSSES[loss])]
+    return float(np.median(np.concatenate(found))) / 2
+
+
+def chains(world: World, count: int, seed: int, *, anchored: bool) -> Share:
+    """Chains of releases, each a little worse than its champion, that end more than a margin below where they began."""
+    anchors: list[Anchor] = [Anchor("0", 0.0)] * count
+    promotions = np.zeros(count, dtype=int)
+    for release in range(RELEASES):
+        begin = 0
+        for part in simulate(world, "still", -LOSS_A_RELEASE, count, seed + release):
+            rows = slice(begin, begin := begin + len(part.returns))
+            floors = [
+                anchor.floor("non_inferiority", part.margin, since if anchored else None) for since in anchors[rows]
+            ]
+            promote, roll_back = airlock(part, np.array(floors)[:, None])
+            for row in np.flatnonzero(promote < roll_back):
+                place = rows.start + int(row)
+                promotions[place] += 1
+                lower = max(floors[row], _lower(part, int(row), int(promote[row])))
+                anchors[place] = anchor.after(anchors[place], version=str(release), champion="c", lower=lower)
+    return Share(int((promotions * LOSS_A_RELEASE > 0.1 + 1e-9).sum()), count)
+
+
+def _lower(part: Canaries, row: int, units: int) -> float:
+    low, high = part.bounds or (0.0, 1.0)
+    scaled = (part.returns[row, :units] - low) / (high - low)
+    score, bound = mean_difference.scores(part.challenger[row, :units], scaled)
+    return mean_difference.confidence(score, bound, ALPHA, part.margin / (high - low))[0] * (high - low)
+
+
+def sample_ratio_alarms(environment: Environment, share: float, canaries: int, seed: int) -> tuple[Share, float]:
+    """Alarms of the sample-ratio test on units at assignment, and the median unit they come at (inf: mostly never)."""
+    generator, at = np.random.default_rng(seed), []
+    if environment == "still":
+        assigned: Iterator[np.ndarray] = (generator.random(2 * BUDGET) < share for _ in range(canaries))
+    else:
+        units = (first_episodes(part) for part in simulate(WORLDS[2], environment, 0.0, canaries, seed))
+        assigned = (row[:valid] for part in units for row, valid in zip(part.challenger, part.valid, strict=True))
+    for row in assigned:
+        hit = sample_ratio.log_evidence(row) >= math.log(1.0 / sample_ratio.ALPHA)
+        at.append(int(hit.argmax()) + 1 if hit.any() else math.inf)
+    return Share(sum(math.isfinite(one) for one in at), canaries), float(np.median(at))
+
+
+def rate_alarms(control: float, challenger: float, canaries: int, seed: int) -> tuple[Share, float]:
+    """Alarms of the rate test at 1 %, and the median units an arm they come at."""
+    generator, at = np.random.default_rng(seed), []
+    for _ in range(canaries):
+        arm = generator.random(2 * BUDGET) < 0.5
+        happened = generator.random(2 * BUDGET) < np.where(arm, challenger, control)
+        hit = rates.Rate().feed(arm, happened) >= math.log(1.0 / guardrails.ALPHA)
+        at.append((int(hit.argmax()) + 1) / 2 if hit.any() else math.inf)
+    return Share(sum(math.isfinite(one) for one in at), canaries), float(np.median(at))
+
+
+def whole_judge(world: World, environment: Environment, canaries: int, seed: int) -> dict[str, Share]:
+    """How the judge ends canaries of equal arms with every guardrail on, 2 % of units lost and faulted in both."""
+    generator = np.random.default_rng(seed + 1)
+    found = dict.fromkeys(("promote", "roll_back", "sample ratio", "budget spent"), 0)
+    for part in simulate(world, environment, 0.0, canaries, seed):
+        for row in range(len(part.returns)):
+            units = _units(part, row, generator)
+            said = judge(Evidence(units), _plan(part))
+            split = any(rail.id == "sample_ratio" and rail.fired for rail in said.guardrails)
+            found["sample ratio" if split else said.verdict if said.verdict in found else "budget spent"] += 1
+    return {name: Share(count, canaries) for name, count in found.items()}
+
+
+def _units(part: Canaries, row: int, generator: np.random.Generator) -> Units:
+    arm = part.challenger[row]
+    befell = {
+        kind: generator.random(len(arm)) < rate for kind, rate in zip(guardrails.RATES, (0.02, 0.02, 0.1), strict=True)
+    }
+    abandoned = generator.random(len(arm)) < 0.02
+    returns = np.where(abandoned, part.bounds[0], part.returns[row]) if part.bounds else part.returns[row]
+    return Units(arm, arm, returns, abandoned, {"control": int((~arm).sum()), "challenger": int(arm.sum())}, 0, befell)
+
+
+def _plan(part: Canaries) -> CanaryPlan:
+    return CanaryPlan(
+        policy="p", version="2", champion="1", generation="g", steps=(0.5,), units_per_step=1,
+        objective="non_inferiority", margin=part.margin, alpha=ALPHA, bounds=part.bounds, clipped=False,
+        abandoned_return=None, threshold=0.0, max_units_per_arm=BUDGET, max_hours=1e9, latency_slo_ms=50.0,
+    )  # fmt: skip
+
+
+def _errors(console: Console, canaries: int) -> None:
+    table = _table("Verdicts by the truth (difference in standard deviations)", "world", "environment")
+    for name in ("equal: rolled back", "equal: promoted", "-.1 (the margin): promoted", "-.2: promoted"):
+        table.add_column(name)
+    for world in WORLDS:
+        for environment in ENVIRONMENTS:
+            cells = [ended(airlock, world, environment, truth, canaries, 11) for truth in (0.0, -0.1, -0.2)]
+            shares = [cells[0].rolled_back, cells[0].promoted, cells[1].promoted, cells[2].promoted]
+            table.add_row(world.name, environment, *map(str, shares))
+    console.print(table)
+
+
+def _speed(console: Console, canaries: int) -> None:
+    table = _table("Median units an arm until rollback, by the loss in standard deviations", "world")
+    for loss in LOSSES:
+        table.add_column(f"{loss:g}")
+    for world in WORLDS:
+        table.add_row(world.name, *(f"{median_units(world, loss, canaries, 12):g}" for loss in LOSSES))
+    console.print(table)
+
+
+def _rivals(console: Console, canaries: int) -> None:
+    for truth, what in ((0.0, "Equal arms: rolled back / promoted"), (-0.2, "Twice the margin worse: promoted")):
+        table = _table(what, "world", "environment", *RULES)
+        for world in WORLDS:
+            for environment in ENVIRONMENTS:
+                cells = []
+                for name, rule in RULES.items():
+                    if name == "pairing" and not world.bounded:
+                        cells.append("-")
+                        continue
+                    found = ended(rule, world, environment, truth, canaries, 13)
+                    cells.append(f"{found.rolled_back} / {found.promoted}" if truth == 0.0 else str(found.promoted))
+                table.add_row(world.name, environment, *cells)
+        console.print(table)
+
+
+def _chains(console: Console, canaries: int) -> None:
+    table = _table(
+        f"{RELEASES} releases, each -{LOSS_A_RELEASE}: end more than a margin below", "world", "anchor", "none"
+    )
+    for world in WORLDS[1:3]:
+        table.add_row(world.name, *(str(chains(world, canaries, 14, anchored=anchored)) for anchored in (True, False)))
+    console.print(table)
+
+
+def _tests(console: Console, canaries: int) -> None:
+    table = _table("Guardrail tests at 1 %", "test", "alarms", "median units")
+    for environment in ("still", *ENVIRONMENTS[2:]):
+        share, _ = sample_ratio_alarms(environment, 0.5, canaries, 15)
+        table.add_row(f"sample ratio, fair, {environment}", str(share), "-")
+    share, units = sample_ratio_alarms("still", 0.45, canaries, 16)
+    table.add_row("sample ratio, 45/55", str(share), f"{units:g}")
+    for rate in (0.001, 0.02, 0.1):
+        table.add_row(f"rates, {rate:g} in both arms", str(rate_alarms(rate, rate, canaries, 17)[0]), "-")
+    share, units = rate_alarms(0.001, 0.02, canaries, 18)
+    table.add_row("rates, 0.1 % against 2 %", str(share), f"{units:g} an arm")
+    console.print(table)
+
+
+def _judge(console: Console, canaries: int) -> None:
+    allowed = guardrails.budget(ALPHA, first_release=False)
+    limits = f"{100 * allowed['roll_back']:g} % and {100 * allowed['inconclusive']:g} %"
+    table = _table(f"The whole judge on equal arms (budgets: {limits})", "world", "environment")
+    for name in ("rolled back", "broken split", "promoted", "units spent"):
+        table.add_column(name)
+    for world in WORLDS:
+        for environment in ENVIRONMENTS[:2]:
+            found = whole_judge(world, environment, canaries, 19)
+            order = ("roll_back", "sample ratio", "promote", "budget spent")
+            table.add_row(world.name, environment, *(str(found[name]) for name in order))
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def main() -> None:
+    """Simulate, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--canaries", type=int, default=2000, help="canaries a cell")
+    canaries = parser.parse_args().canaries
+    console = Console(width=180)
+    for show in (_errors, _speed, _tests, _chains, _judge, _rivals):
+        show(console, canaries)
+
+
+if __name__ == "__main__":
+    main()
