@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -69,6 +70,7 @@ class Metrics:
         self._batch = histogram("rl_batch_size", "Rows per model call", _LABELS, buckets=_BATCH_BUCKETS)
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
+        self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
 
     def flush(self, changed: Iterable[tuple[Key, Arm]]) -> None:
         """Add what the counters gained since the last flush."""
@@ -108,16 +110,25 @@ class Metrics:
         if challenger is not None:
             self._challengers[policy] = challenger
             self._weight.labels(policy, challenger, "challenger").set(weight)
-        if route.champion is not None:
-            self._show_drift(policy, route.champion)
+        compared = {} if route.champion is None else {(route.champion.name, "champion"): route.champion}
+        if route.canary is not None and route.canary.version in route.versions:
+            compared[route.canary.version, "challenger"] = route.versions[route.canary.version]
+        self._show_drift(policy, compared)
 
-    def _show_drift(self, policy: str, champion: Version) -> None:
-        labels = (policy, champion.name, "champion")
-        for subject, statistic, dimension, value in champion.drift.readings():
-            if statistic == "entropy":
-                self._entropy.labels(*labels, dimension).set(value)
-            else:
-                self._drift[subject].labels(*labels, statistic, dimension).set(value)
+    def _show_drift(self, policy: str, compared: dict[tuple[str, str], Version]) -> None:
+        told = self._told.setdefault(policy, {})
+        for key in told.keys() - compared.keys():
+            # a series cannot be taken back from the multiprocess files; not a number raises no alarm
+            for gauge in told.pop(key):
+                gauge.set(math.nan)
+        for (name, arm), version in compared.items():
+            gauges = told.setdefault((name, arm), set())
+            for subject, statistic, dimension, value in version.drift.readings():
+                labels = (dimension,) if statistic == "entropy" else (statistic, dimension)
+                family = self._entropy if statistic == "entropy" else self._drift[subject]
+                gauge = family.labels(policy, name, arm, *labels)
+                gauge.set(value)
+                gauges.add(gauge)
 
     def _gain(self, identity: tuple[Any, ...], value: float) -> float:
         gained = value - self._shown.get(identity, 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.analysis import anchor
 from tasks.analysis.betting import Floats
 from tasks.analysis.judge import decide
 from tasks.analysis.plan import CanaryPlan
@@ -144,7 +145,7 @@ def _means(axes: Axes, units: Units, plan: CanaryPlan, ended: int) -> None:
 def _sequence(axes: Axes, drawn: Course, plan: CanaryPlan) -> None:
     first = plan.champion is None
     ceiling = plan.threshold if first else 0.0
-    floor = ceiling if first or plan.objective == "superiority" else -plan.margin
+    floor = ceiling if first else anchor.floor(plan.objective, plan.margin, plan.anchor)
     known = np.isfinite(drawn.lower) & np.isfinite(drawn.upper)
     axes.fill_between(drawn.units[known], drawn.lower[known], drawn.upper[known], color=INK, alpha=0.12, linewidth=0)
     axes.plot(drawn.units, drawn.estimate, color=INK, lw=1.4)
@@ -153,7 +154,7 @@ def _sequence(axes: Axes, drawn: Course, plan: CanaryPlan) -> None:
     else:
         marks = [
             (ceiling, "0: roll back\nif all below", RED),
-            (floor, f"−{plan.margin:g}: promote\nif all above", GREEN),
+            (floor, f"−{-floor:.3g}: promote\nif all above", GREEN),
         ]
     for height, _, colour in marks:
         axes.axhline(height, color=colour, lw=1, linestyle="--")

@@ -3,6 +3,9 @@
 The decision path hands requests over to a sample (`sample`), by reference. Everything else happens when `readings` is
 asked, about once a second: rows go into a window of the last 1,000 (`window`), whose statistics are read over the
 cells of the baseline (`cells`), and one row goes to a sequential detector (`detector`).
+
+The figures of a window say how far, not how surely: rows of one episode depend on each other, and a few slow episodes
+move them a long way while nothing is wrong. The sequential evidence is what an alarm should be raised by.
 """
 
 from __future__ import annotations

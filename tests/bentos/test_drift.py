@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,9 @@ from bentos.drift.turns import Turns
 from bentos.drift.window import WINDOW
 from bentos.episodes import Episode
 from bentos.package import Manifest, Tensor, read_manifest
-from bentos.rows import Rows
+from bentos.rows import Decision, Rows
+from bentos.runners.record import Record
+from bentos.stats import ActionLabels, Stats
 from tasks.baselines import CELLS, baselines, cells
 from tests.bentos.policy_packages import BOX, DISCRETE, write_package
 
@@ -318,7 +322,9 @@ from prometheus_client import generate_latest
 from bentos.drift import Drift
 from bentos.metrics import Metrics
 from bentos.package import read_manifest
-from bentos.rows import Rows
+from bentos.rows import Decision, Rows
+from bentos.runners.record import Record
+from bentos.stats import ActionLabels, Stats
 from pathlib import Path
 drift, metrics = Drift(read_manifest(Path({str(tmp_path)!r}))), Metrics()
 route = Of(policy="p", versions={{}}, canary=None, champion=Of(name="7", drift=drift))
@@ -326,14 +332,36 @@ for _ in range(10):
     drift.sample(Rows(feeds={{"observation": np.zeros((100, 4), np.float32)}}, size=100), np.zeros(100, np.int64))
     metrics.show(route)
 print(generate_latest().decode())
+route.champion = Of(name="8", drift=Drift(read_manifest(Path({str(tmp_path)!r}))))
+metrics.show(route)
+print("AFTER", generate_latest().decode())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split("AFTER")
     labels = 'arm="champion",dimension="{}",policy="p",statistic="{}",version="7"'
     for statistic in ("ks", "chi_squared", "psi", "mean"):
-        assert f"rl_observation_drift{{{labels.format('3', statistic)}}}" in done.stdout
+        assert f"rl_observation_drift{{{labels.format('3', statistic)}}}" in before
     for statistic in ("chi_squared", "psi", "total_variation", "sequential"):
-        assert f"rl_action_drift{{{labels.format('max', statistic)}}}" in done.stdout
-    assert 'rl_action_entropy{arm="champion",dimension="max",policy="p",version="7"} 0.0' in done.stdout
+        assert f"rl_action_drift{{{labels.format('max', statistic)}}}" in before
+    assert 'rl_action_entropy{arm="champion",dimension="max",policy="p",version="7"} 0.0' in before
+    ended = re.findall(r'rl_(?:observation|action)_(?:drift|entropy)\{.*version="7".*\} (\S+)', after)
+    assert len(ended) > 10
+    assert set(ended) == {"NaN"}, "a version that is champion no more raises no alarm"
+
+
+def test_what_was_decided_is_handed_over(tmp_path: Path) -> None:
+    class Inner:
+        async def decide(self, rows: Rows) -> Decision:
+            return Decision(np.ones(rows.size, np.int64), np.ones(rows.size, bool), ["policy"] * rows.size, ["1"])
+
+    write_package(tmp_path, baselines={"actions": {"kind": "discrete", "counts": [50, 50]}})
+    made = read_manifest(tmp_path)
+    drift = Drift(made)
+    record = Record(Inner(), "p", ActionLabels(made), Stats(), drift)
+    for _ in range(WINDOW // 100):
+        asyncio.run(record.decide(Rows(feeds={"observation": np.zeros((100, 4), np.float32)}, size=100)))
+        readings = drift.readings()
+    assert value(readings, "action", "total_variation") == pytest.approx(0.5)
 
 
 class TestSample:

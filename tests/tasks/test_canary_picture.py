@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.analysis.anchor import Anchor
 from tasks.analysis.judge import Evidence, decide, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Units
@@ -90,6 +91,11 @@ def test_an_svg_says_in_words_what_was_decided(tmp_path: Path) -> None:
     assert "−25: promote" in said
     assert f"challenger {found.returns[found.challenger][: judgement.units['challenger']].mean():.4g}" in said
     assert f"({judgement.units['control']})" in said
+
+
+def test_the_threshold_is_what_is_left_of_the_margin_since_the_anchor(tmp_path: Path) -> None:
+    anchored = replace(PLAN, anchor=Anchor("1", -15.0))
+    assert "−10: promote" in words(picture(tmp_path / "a.svg", units(50), anchored, "continue"))
 
 
 @pytest.mark.parametrize(
