@@ -19,7 +19,7 @@ Rule = Callable[[Canaries], tuple[Units, Units]]
 """Units until promotion and until rollback [canaries], `NEVER` where it does not come."""
 
 LOOK_EVERY = 10
-RANK_EVERY = 100
+RANK_EVERY = 250
 BATCH, BATCHES = 20, 5
 Z = 1.6449
 
@@ -85,7 +85,7 @@ def welch(found: Canaries) -> tuple[Units, Units]:
 
 
 def mann_whitney(found: Canaries) -> tuple[Units, Units]:
-    """The rank test on episodes, one-sided at 5 % each way, looked at after every hundredth."""
+    """The rank test on episodes, one-sided at 5 % each way, looked at after every 250th."""
     hits: dict[str, list[Bools]] = {"promote": [], "roll_back": []}
     for units in range(RANK_EVERY, found.returns.shape[1] + 1, RANK_EVERY):
         arm, returns = found.challenger[:, :units], found.returns[:, :units]

@@ -163,7 +163,7 @@ def tail(challenger: Bools, returns: Floats) -> Guardrail:
     """The challenger has more than `TAIL_RATIO` times control's share of bad returns: see `lower_tail`."""
     bad = lower_tail.bad(returns)
     share = f"{lower_tail.SHARE:.0%}"
-    return _rate("lower_tail", challenger, bad, f"returns of the challenger fell below the lowest {share}", TAIL_RATIO)
+    return _rate("lower_tail", challenger, bad, f"returns of the challenger were among the lowest {share}", TAIL_RATIO)
 
 
 def budget(alpha: float, *, first_release: bool) -> dict[str, float]:
