@@ -24,7 +24,7 @@ from bentos.drift.window import Window
 from bentos.package import Manifest
 from bentos.rows import Array, Rows
 
-ALL = "max"
+ALL = "all"
 """Name of the dimension that stands for all: the worst one's value (the least, for entropy)."""
 
 NAMED_DIMENSIONS = 16

@@ -38,7 +38,7 @@ def plan(
     seed: Annotated[int, typer.Option(help="Seed of the simulation.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say what a canary would come to: units, hours and verdicts by true difference, and what margin would do."""
+    """Say what a canary would come to: units, hours and verdicts by true difference; what margin or budget would do."""
     from tasks.planning import Planner
     from tasks.spec import Canary, load
 
@@ -71,12 +71,16 @@ class PlanError(Exception):
 
 def _inputs(policy: str, file: Path | None, units_per_hour: float | None) -> tuple[Returns, Traffic]:
     from tasks import champion_returns
+    from tasks.rest import RegistryUnavailable
 
     known = champion_returns.Traffic(units_per_hour, "--units-per-hour")
     if file is not None:
         nothing = champion_returns.Traffic(None, "not known; give --units-per-hour for hours")
         return champion_returns.from_file(file), nothing if units_per_hour is None else known
-    found = champion_returns.of_champion(policy)
+    try:
+        found = champion_returns.of_champion(policy)
+    except RegistryUnavailable as error:
+        raise PlanError(f"{error}. Start the stack, or give --returns FILE, which needs none") from error
     return found, champion_returns.traffic(policy) if units_per_hour is None else known
 
 

@@ -210,7 +210,7 @@ def ask(drift: Drift, observations: Array, actions: Array, named: list[Episode |
     drift.sample(Rows(feeds={"observation": observations}, size=len(observations), episodes=named), actions)
 
 
-def value(readings: list[Reading], subject: str, statistic: str, dimension: str = "max") -> float:
+def value(readings: list[Reading], subject: str, statistic: str, dimension: str = "all") -> float:
     (found,) = [r.value for r in readings if r[:3] == (subject, statistic, dimension)]
     return found
 
@@ -342,8 +342,8 @@ print("AFTER", generate_latest().decode())
     for statistic in ("ks", "chi_squared", "psi", "mean"):
         assert f"rl_observation_drift{{{labels.format('3', statistic)}}}" in before
     for statistic in ("chi_squared", "psi", "total_variation", "sequential"):
-        assert f"rl_action_drift{{{labels.format('max', statistic)}}}" in before
-    assert 'rl_action_entropy{arm="champion",dimension="max",policy="p",version="7"} 0.0' in before
+        assert f"rl_action_drift{{{labels.format('all', statistic)}}}" in before
+    assert 'rl_action_entropy{arm="champion",dimension="all",policy="p",version="7"} 0.0' in before
     ended = re.findall(r'rl_(?:observation|action)_(?:drift|entropy)\{.*version="7".*\} (\S+)', after)
     assert len(ended) > 10
     assert set(ended) == {"NaN"}, "a version that is champion no more raises no alarm"
