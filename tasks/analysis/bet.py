@@ -8,7 +8,10 @@ import numpy as np
 
 from tasks.analysis.betting import Floats, best_log_wealth, cut, last_rejected, log_products, mixed
 from tasks.analysis.decision import Bools
-from tasks.analysis.stakes import stakes, weights
+from tasks.analysis.stakes import GRID, stakes, weights
+
+_REACH = 20.0
+"""Standard errors beyond which no mean is looked for when bounds are sought: leaving stakes out only widens them."""
 
 
 class Bet:
@@ -55,7 +58,9 @@ def lower_bound(
     """
     needed = math.log(1.0 / alpha)
     step = math.sqrt(2.0 * (needed + 1.0) * float(square[-1]) / len(values))
-    staked, shares = stakes(square, aim), weights(aim)
+    # a stake of u/r needs a mean of u·√n/2 standard errors to gain anything: without the boldest, much is saved
+    boldest = max(int(np.searchsorted(GRID, _REACH / math.sqrt(len(values)))), 2)
+    staked, shares = stakes(square, aim, boldest), weights(aim, boldest)
 
     def excess(mean: float) -> float:
         limit = np.broadcast_to(cut(loss + mean), values.shape)

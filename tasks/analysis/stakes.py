@@ -50,16 +50,18 @@ class Scale:
         return mean
 
 
-def stakes(square: Floats, aim: float | None = None) -> Floats:
-    """Stakes [..., J, n] from r² [..., n]: `GRID` / r, and with `aim` the best if the payoff's mean is that."""
+def stakes(square: Floats, aim: float | None = None, boldest: int = len(GRID)) -> Floats:
+    """Stakes [..., J, n] from r² [..., n]: the first `boldest` of `GRID` / r, and with `aim` the best if the payoff's
+    mean is that.
+    """
     inverse = 1.0 / np.maximum(square, 1e-12)
     root = np.sqrt(inverse)[..., None, :]
-    grid = GRID[:, None] * root
+    grid = GRID[:boldest, None] * root
     if aim is None:
         return grid
     return np.concatenate([grid, np.maximum(aim * inverse[..., None, :], GRID[0] * root)], axis=-2)
 
 
-def weights(aim: float | None = None) -> Floats:
-    """Weights [J] of the stakes that `stakes` gives; they add up to 1."""
-    return _EVEN if aim is None else np.append((1.0 - AIMED) * _PATIENT, AIMED)
+def weights(aim: float | None = None, boldest: int = len(GRID)) -> Floats:
+    """Weights [J] of the stakes that `stakes` gives; all of them together add up to 1."""
+    return _EVEN[:boldest] if aim is None else np.append((1.0 - AIMED) * _PATIENT[:boldest], AIMED)
