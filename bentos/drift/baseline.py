@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bentos import logs
 from bentos.drift.cells import Cells, Column
 from bentos.package import Manifest
 from bentos.rows import Array
@@ -42,7 +43,24 @@ class Actions:
 
 
 def observations(manifest: Manifest) -> Observations | None:
-    """The observation baseline, or None where the manifest has none that fits its inputs."""
+    """The observation baseline, or None where the manifest has none that fits its inputs (a warning says so)."""
+    try:
+        return _observations(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        logs.warning("observation baseline not readable", policy=manifest.name, detail=repr(error))
+        return None
+
+
+def actions(manifest: Manifest) -> Actions | None:
+    """The action baseline, or None where the manifest has none that fits its actions (a warning says so)."""
+    try:
+        return _actions(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        logs.warning("action baseline not readable", policy=manifest.name, detail=repr(error))
+        return None
+
+
+def _observations(manifest: Manifest) -> Observations | None:
     document = manifest.baselines.get("observations") or {}
     sizes = {tensor.name: int(np.prod(tensor.shape, dtype=np.int64)) for tensor in manifest.inputs}
     columns: list[dict[str, Any]] = document.get("columns") or []
@@ -66,8 +84,7 @@ def observations(manifest: Manifest) -> Observations | None:
     return Observations(_by_input(places), tuple(map(str, range(mean.size))), mean, std, None, 1.0)
 
 
-def actions(manifest: Manifest) -> Actions | None:
-    """The action baseline, or None where the manifest has none."""
+def _actions(manifest: Manifest) -> Actions | None:
     document = manifest.baselines.get("actions") or {}
     counts = document.get("counts")
     if not counts:

@@ -284,8 +284,13 @@ def test_a_package_from_before_there_were_cells_tells_the_distance_of_means(tmp_
         {"observations": {"mean": [0.0], "std": [1.0]}, "actions": {"kind": "continuous", "counts": []}},
         {"observations": {"columns": [{"input": "observation", "index": 4, "edges": [], "counts": [1]}]}},
         {"observations": {"columns": [{"input": "camera", "index": 0, "edges": [], "counts": [1]}]}},
+        {"observations": {"columns": [{"input": "observation", "index": 0, "edges": [1, 0], "counts": [1, 1, 1]}]}},
+        {
+            "observations": {"columns": [{}]},
+            "actions": {"kind": "continuous", "counts": [[1, 1]], "edges": [[0, None, 2]]},
+        },
     ],
-    ids=["none", "other shape", "no such entry", "no such input"],
+    ids=["none", "other shape", "no such entry", "no such input", "edges that fall", "nonsense"],
 )
 def test_a_baseline_that_does_not_fit_the_policy_is_left_alone(tmp_path: Path, document: dict[str, Any]) -> None:
     write_package(tmp_path, baselines=document)

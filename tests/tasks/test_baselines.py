@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import gymnasium
 import numpy as np
 import pytest
 
 from bentos import package
+from bentos.drift import Drift
 from bentos.drift.cells import Column
+from bentos.episodes import Episode
+from bentos.rows import Rows
 from tasks.baselines import CELLS, MAX_COLUMNS, baselines, cells, effective_rows
+from tests.bentos.policy_packages import write_package
 
 DISCRETE = package.Space("Discrete", "int64", n=3)
 BOX = package.Space("Box", "float32", (2,), (-1.0, None), (1.0, None))
@@ -84,3 +91,56 @@ def test_columns_name_the_graphs_inputs_and_many_dimensions_are_thinned_evenly()
     assert places[0] == ("observation.camera", 0)
     assert places[-1] == ("observation.speed", 0)
     assert len(found["mean"]) == 201
+
+
+class CartPoles:
+    """Users who play CartPole side by side with a linear policy; `length` is half the pole's, in metres."""
+
+    def __init__(self, users: int, seed: int, length: float = 0.5) -> None:
+        self._poles = [gymnasium.make("CartPole-v1") for _ in range(users)]
+        self._seed = seed
+        for pole in self._poles:
+            pole.unwrapped.length = length  # type: ignore[attr-defined]
+            pole.unwrapped.polemass_length = 0.1 * length  # type: ignore[attr-defined]
+        self._observed = [self._begin(pole) for pole in self._poles]
+        self.episodes = list(range(users))
+
+    def step(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Observations, actions and episodes of one step of every user."""
+        seen, named = np.array(self._observed, np.float32), list(self.episodes)
+        actions = (seen @ np.array([0.1, 0.5, 4.0, 1.0]) > 0).astype(np.int64)
+        for place, pole in enumerate(self._poles):
+            self._observed[place], _, terminated, truncated, _ = pole.step(int(actions[place]))
+            if terminated or truncated:
+                self._observed[place] = self._begin(pole)
+                self.episodes[place] = max(self.episodes) + 1
+        return seen, actions, named
+
+    def _begin(self, pole: gymnasium.Env) -> np.ndarray:
+        self._seed += 1
+        return pole.reset(seed=self._seed)[0]
+
+
+def test_users_in_real_episodes_raise_no_alarm_and_a_heavier_pole_does(tmp_path: Path) -> None:
+    evaluated = CartPoles(40, seed=0)
+    steps = [evaluated.step() for _ in range(500)]
+    observations, actions = (np.array([step[k] for step in steps]).swapaxes(0, 1) for k in (0, 1))
+    index = np.repeat(np.arange(40), 500)
+    space = package.Space("Discrete", "int64", n=2)
+    made = baselines(space, observations.reshape(-1, 4), actions.reshape(-1), np.full(40, 500.0), index)
+    assert 20 <= made["observations"]["effective"] <= 400
+    write_package(tmp_path, baselines=made)
+
+    def alarmed(length: float, looks: int) -> bool:
+        users, drift = CartPoles(12, seed=1000, length=length), Drift(package.read_manifest(tmp_path))
+        found = 0.0
+        for _ in range(looks):
+            for _ in range(20):
+                seen, chosen, named = users.step()
+                episodes: list[Episode | None] = [Episode("p", "1", "champion", "", str(k), "", 0.0) for k in named]
+                drift.sample(Rows(feeds={"observation": seen}, size=len(seen), episodes=episodes), chosen)
+            found = max(found, *(r.value for r in drift.readings() if r.statistic == "sequential"))
+        return found >= 1
+
+    assert not alarmed(0.5, looks=150)
+    assert alarmed(1.5, looks=150)
