@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,8 +32,9 @@ class Column:
                 f"dimension {self.name}: expected one count more than edges, none negative, not all zero; "
                 f"came {len(self.edges)} edges and counts {list(self.counts)[:5]}..."
             )
-        if any(later <= earlier for earlier, later in zip(self.edges, self.edges[1:], strict=False)):
-            raise ValueError(f"dimension {self.name}: expected edges that rise, came {list(self.edges)[:5]}...")
+        rising = all(earlier < later for earlier, later in itertools.pairwise(self.edges))
+        if not rising or not all(math.isfinite(edge) for edge in self.edges):
+            raise ValueError(f"dimension {self.name}: expected finite edges that rise, came {list(self.edges)[:5]}...")
 
 
 class Cells:
