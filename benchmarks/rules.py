@@ -11,6 +11,8 @@ import numpy.typing as npt
 from benchmarks.worlds import Bools, Canaries, Floats, first_episodes
 from tasks.analysis import asymptotic, mean_difference
 from tasks.analysis.asymptotic import CENTRE_UNITS
+from tasks.analysis.betting import cut, log_products, mixed
+from tasks.analysis.stakes import Scale, stakes, weights
 
 ALPHA = 0.05
 NEVER = np.iinfo(np.int64).max
@@ -18,6 +20,7 @@ Units = npt.NDArray[np.int64]
 Rule = Callable[[Canaries], tuple[Units, Units]]
 """Units until promotion and until rollback [canaries], `NEVER` where it does not come."""
 
+CHUNK = 256
 LOOK_EVERY = 10
 RANK_EVERY = 250
 BATCH, BATCHES = 20, 5
@@ -45,11 +48,30 @@ def airlock(found: Canaries, floor: Floats | float | None = None) -> tuple[Units
         return _later(promote, CENTRE_UNITS), _later(roll_back, CENTRE_UNITS)
     low, span = units.bounds[0], units.bounds[1] - units.bounds[0]
     score, bound = mean_difference.scores(units.challenger, (units.returns - low) / span)
-    needed = math.log(1.0 / ALPHA)
-    up = mean_difference.wealth_below(score, bound, least / span, units.margin / span)
-    return first(up >= needed, units.valid), first(
-        mean_difference.wealth_above(score, bound, 0.0) >= needed, units.valid
-    )
+    return bets(score, bound, least / span, units.margin / span, units.valid)
+
+
+def bets(score: Floats, bound: Floats, least: Floats | float, aim: float, valid: Units) -> tuple[Units, Units]:
+    """The bets of `mean_difference`, some units at a time and no further than the first verdict: the same, sooner."""
+    count, length = score.shape
+    square, floor = Scale().feed(score), np.broadcast_to(np.asarray(least, dtype=np.float64), (count, 1))
+    at = [np.full(count, NEVER), np.full(count, NEVER)]
+    logs = [np.zeros((count, len(weights(wanted)))) for wanted in (aim, None)]
+    active = np.arange(count)
+    for begin in range(0, length, CHUNK):
+        part = slice(begin, begin + CHUNK)
+        for side, (sign, wanted) in enumerate(((1.0, aim), (-1.0, None))):
+            difference = floor[active] if side == 0 else np.zeros((len(active), 1))
+            payoffs, limit = sign * score[active, part] - difference, cut(bound[active, part] + difference)
+            grown = log_products(payoffs, stakes(square[active, part], wanted), limit, logs[side][active])
+            logs[side][active] = grown[..., -1]
+            hit = mixed(grown, weights(wanted)) >= math.log(1.0 / ALPHA)
+            at[side][active] = np.where(hit.any(axis=-1), begin + hit.argmax(axis=-1) + 1, NEVER)
+        active = active[(np.minimum(*at)[active] == NEVER) & (valid[active] > begin + CHUNK)]
+        if not len(active):
+            break
+    promote, roll_back = (np.where(side <= valid, side, NEVER) for side in at)
+    return promote, roll_back
 
 
 def pairing(found: Canaries) -> tuple[Units, Units]:
@@ -61,10 +83,10 @@ def pairing(found: Canaries) -> tuple[Units, Units]:
     ]
     low, high = found.bounds or (0.0, 1.0)
     score, bound = (sides[0] - sides[1]) / (high - low), np.ones(sides[0].shape)
-    margin, needed = found.margin / (high - low), math.log(1.0 / ALPHA)
+    margin = found.margin / (high - low)
     valid = np.full(len(score), pairs)
-    up = first(mean_difference.wealth_below(score, bound, -margin, margin) >= needed, valid)
-    return _twice(up), _twice(first(mean_difference.wealth_above(score, bound, 0.0) >= needed, valid))
+    promote, roll_back = bets(score, bound, -margin, margin, valid)
+    return _twice(promote), _twice(roll_back)
 
 
 def welch(found: Canaries) -> tuple[Units, Units]:

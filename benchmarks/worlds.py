@@ -22,7 +22,7 @@ FLIP = 2.0
 USER_EFFECT = 0.5
 """The environment gets worse by `FLIP` every other `FLIP_EVERY` units; users differ: both in standard deviations."""
 
-PART = 20
+PART = 40
 
 
 @dataclass(frozen=True)

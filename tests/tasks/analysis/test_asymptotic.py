@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tasks.analysis.asymptotic import (
     BURN_IN,
     CENTRE_UNITS,
+    TUNED_UNITS,
     Comparison,
     Sample,
     Sequence,
@@ -27,9 +28,9 @@ def coin(units: int, seed: int = 0) -> np.ndarray:
 
 
 def test_the_boundary_is_the_published_one() -> None:
-    # Waudby-Smith et al. 2024, Proposition B.1, with rho from their section 2.3 at 400 units and 2 alpha
+    # Waudby-Smith et al. 2024, Proposition B.1, with rho from their section 2.3 and 2 alpha
     alpha, n = 0.05, 250
-    rho = math.sqrt((-2 * math.log(2 * alpha) + math.log(-2 * math.log(2 * alpha) + 1) + 1) / 400)
+    rho = math.sqrt((-2 * math.log(2 * alpha) + math.log(-2 * math.log(2 * alpha) + 1)) / TUNED_UNITS)
     square = n * rho**2
     expected = math.sqrt(2 * (square + 1) / (n**2 * rho**2) * math.log(1 + math.sqrt(square + 1) / (2 * alpha)))
     assert boundary(np.array([float(n)]), alpha)[0] == pytest.approx(expected)

@@ -17,6 +17,7 @@ from benchmarks.rules import NEVER, RULES, airlock
 from benchmarks.verdicts import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
 from benchmarks.worlds import WORLDS, Environment, World, simulate
 from tasks.analysis import guardrails
+from tasks.analysis.mean_difference import decide
 from tasks.analysis.units import Start, analyse
 
 CANARIES = 160
@@ -58,6 +59,17 @@ def test_a_loss_of_the_margin_is_promoted_at_most_as_often_as_alpha_and_twice_it
 )
 def test_losses_are_found_soon(world: World, loss: float, exact: int, asymptotic: int) -> None:
     assert median_units(world, loss, 100, 14) <= (exact if world.bounded else asymptotic)
+
+
+@pytest.mark.parametrize("difference", [0.0, -0.2])
+def test_what_is_simulated_is_what_the_judge_decides(difference: float) -> None:
+    (part,) = simulate(BOUNDED[2], "flipping", difference, 30, 22)
+    kind = {"bounds": part.bounds, "margin": part.margin, "alpha": 0.05, "objective": "non_inferiority"}
+    for row, (promote, roll_back) in enumerate(zip(*airlock(part), strict=True)):
+        units = slice(int(part.valid[row]))
+        found = decide(part.challenger[row, units], part.returns[row, units], **kind)  # type: ignore[arg-type]
+        verdict = None if promote == roll_back == NEVER else "roll_back" if roll_back <= promote else "promote"
+        assert (verdict, min(promote, roll_back, part.valid[row])) == (found.verdict, found.units)
 
 
 def test_many_small_losses_do_not_add_up_to_more_than_the_margin() -> None:
