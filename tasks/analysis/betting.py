@@ -91,7 +91,7 @@ def last_rejected(excess: Callable[[float], float], low: float, high: float, gue
 
     `excess(h)` is the gambler's best log-wealth against h minus log(1/α): 0 or more means rejected; it falls as h
     grows. The search leaves `guess` by `step`, ever faster, until the answer is enclosed, and ends by regula falsi
-    with the Illinois rule; the answer errs towards `low`.
+    with the Illinois rule; the answer errs towards `low`, and is above it if anything is.
     """
     rejected, above, kept, below = low, math.inf, high, -math.inf
     probe, side, tolerance = min(max(guess, low), high), 0, 5e-3 * step
@@ -103,7 +103,8 @@ def last_rejected(excess: Callable[[float], float], low: float, high: float, gue
         else:
             kept, below = probe, value
             above, side = (above / 2 if side == -1 else above), -1
-        if kept - rejected <= tolerance or rejected == high or kept == low:
+        near = kept - rejected <= (tolerance if rejected > low else 1e-6 * tolerance)
+        if near or rejected == high or kept == low:
             break
         if math.isinf(above) or math.isinf(below):
             probe = min(max(probe + math.copysign(step, side), low), high)

@@ -126,25 +126,30 @@ class Comparison:
         if not self.units:
             return Decision(None, 0, Bounds(None, -self._span, self._span, METHOD))
         challenger, returns, score, bound = (np.concatenate(column) for column in zip(*self._history, strict=True))
-        lower, upper = confidence(score, bound, self._alpha, self._aim)
-        # bounds look less often, and sums taken in another order differ in their last digits: what the test said holds
-        lower = max(lower, self._floor) if self.verdict == "promote" else min(lower, self._floor)
-        upper = min(upper, 0.0) if self.verdict == "roll_back" else max(upper, 0.0)
+        # what the test rejected is out; what it did not is in, though sums taken in another order differ a little
+        promoted, rolled_back = self.verdict == "promote", self.verdict == "roll_back"
+        least, most = self._floor if promoted else -1.0, 0.0 if rolled_back else 1.0
+        lower, upper = confidence(score, bound, self._alpha, self._aim, (least, most))
+        lower = lower if promoted else min(lower, self._floor)
+        upper = upper if rolled_back else max(upper, 0.0)
         found = Bounds(estimate(challenger, returns), lower * self._span, upper * self._span, METHOD)
         return Decision(self.verdict, self.units, found)
 
 
-def confidence(score: Floats, bound: Floats, alpha: float, aim: float | None = None) -> tuple[float, float]:
+def confidence(
+    score: Floats, bound: Floats, alpha: float, aim: float | None = None, known: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[float, float]:
     """One-sided lower and upper bounds of the mean difference (scaled units) from scores [n], each at 1-alpha.
 
     A hypothesised difference is out once the wealth against it has reached 1/alpha, now or at an earlier look: the
-    bounds are those of the best look (of every 64th, and the last). `aim` as in `wealth_below`.
+    bounds are those of the best look (of every 64th, and the last), and not outside bounds that are `known` already.
+    `aim` as in `wealth_below`.
     """
     if len(score) == 0:
-        return -1.0, 1.0
-    square, span = Scale().feed(score), (-1.0, 1.0)
-    lower = lower_bound(score, bound, square, alpha=alpha, between=span, aim=aim)
-    return lower, -lower_bound(-score, bound, square, alpha=alpha, between=span)
+        return known
+    square, (least, most) = Scale().feed(score), known
+    lower = lower_bound(score, bound, square, alpha=alpha, between=(least, 1.0), aim=aim)
+    return lower, 0.0 - lower_bound(-score, bound, square, alpha=alpha, between=(-most, 1.0))
 
 
 def estimate(challenger: Bools, returns: Floats) -> float | None:

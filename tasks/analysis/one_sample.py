@@ -72,9 +72,11 @@ class Sample:
         if not self.units:
             return Decision(None, 0, Bounds(None, self._low, self._low + self._span, METHOD))
         scaled, goal = np.concatenate(self._history), min(max(self._goal, 0.0), 1.0)
-        lower, upper = confidence(scaled, self._alpha, goal)
-        lower = max(lower, goal) if self.verdict == "promote" else min(lower, goal)
-        upper = min(upper, goal) if self.verdict == "roll_back" else max(upper, goal)
+        promoted, rolled_back = self.verdict == "promote", self.verdict == "roll_back"
+        known = (goal if promoted else 0.0, goal if rolled_back else 1.0)
+        lower, upper = confidence(scaled, self._alpha, goal, known)
+        lower = lower if promoted else min(lower, goal)
+        upper = upper if rolled_back else max(upper, goal)
         low, span = self._low, self._span
         return Decision(
             self.verdict,
@@ -83,13 +85,15 @@ class Sample:
         )
 
 
-def confidence(scaled: Floats, alpha: float, goal: float) -> tuple[float, float]:
+def confidence(
+    scaled: Floats, alpha: float, goal: float, known: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
     """One-sided lower and upper bounds of the mean of `scaled` [n], returns on [0, 1], each at 1-alpha, every look.
 
-    `goal` is the mean that the bets are scaled for: bounds are sharpest near it.
+    `goal` is the mean that the bets are scaled for: bounds are sharpest near it. They are not outside those `known`.
     """
     if len(scaled) == 0:
-        return 0.0, 1.0
-    square = Scale().feed(scaled - goal)
-    lower = lower_bound(scaled, 0.0, square, alpha=alpha, between=(0.0, 1.0))
-    return lower, 1.0 - lower_bound(1.0 - scaled, 0.0, square, alpha=alpha, between=(0.0, 1.0))
+        return known
+    square, (least, most) = Scale().feed(scaled - goal), known
+    lower = lower_bound(scaled, 0.0, square, alpha=alpha, between=(least, 1.0))
+    return lower, 1.0 - lower_bound(1.0 - scaled, 0.0, square, alpha=alpha, between=(1.0 - most, 1.0))

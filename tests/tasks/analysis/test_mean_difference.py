@@ -79,6 +79,18 @@ def test_bounds_and_verdict_never_disagree(objective: str, shift: float) -> None
     assert (found.verdict == "roll_back") == (found.bounds.upper <= 0.0)
 
 
+def test_a_bound_that_decided_excludes_what_it_was_held_against() -> None:
+    for seed in range(60):
+        challenger = coin(1500, seed)
+        shift = 60.0 if seed % 2 else -60.0
+        returns = np.clip(np.random.default_rng(seed).normal(250, 80, 1500) + shift * challenger, *BOUNDS)
+        found = decide(challenger, returns, bounds=BOUNDS, margin=25, alpha=0.05, objective="superiority")
+        assert found.bounds.lower is not None
+        assert found.bounds.upper is not None
+        assert found.verdict in ("promote", "roll_back")
+        assert (found.bounds.lower > 0) if found.verdict == "promote" else (found.bounds.upper < 0)
+
+
 def test_superiority_asks_for_more_than_not_worse() -> None:
     challenger = coin(3000, seed=5)
     returns = np.random.default_rng(6).normal(250, 30, 3000).clip(*BOUNDS)
