@@ -1,6 +1,6 @@
 """How often verdicts err, and how soon they come, by simulation beside what one would use instead.
 
-`python benchmarks/verdicts.py [--canaries N]` prints every table, seeds fixed: a look after every unit, 5 % a side, a
+`python -m benchmarks.verdicts [--canaries N]` prints every table, seeds fixed: a look after every unit, 5 % a side, a
 margin of a tenth of a standard deviation, up to 2,000 units an arm; shares with their 95 % binomial intervals.
 """
 

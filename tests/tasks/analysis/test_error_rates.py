@@ -1,7 +1,7 @@
 """How often verdicts err and how soon they come: the benchmark's tables, smaller, seeded.
 
 A look after every unit, margin 0.1 standard deviations, 5 % a side. A bound on a rate allows three binomial standard
-errors of the few canaries simulated here; `benchmarks/verdicts.py` has thousands.
+errors of the few canaries simulated here; `python -m benchmarks.verdicts` has thousands.
 """
 
 from __future__ import annotations
