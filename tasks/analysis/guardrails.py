@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from tasks.analysis import lower_tail, rates, sample_ratio
 from tasks.analysis.betting import Floats
 from tasks.analysis.decision import Bools
@@ -81,7 +83,10 @@ class ArmStats:
 
 @dataclass(frozen=True)
 class Guardrail:
-    """One guardrail at one look. `fired` is what it demands, or null; `observed` and `threshold` are in `unit`."""
+    """One guardrail at one look. `fired` is what it demands, or null; `observed` and `threshold` are in `unit`.
+
+    `at` is how many units in order of start it took to fire; null if it did not, or is no test of units.
+    """
 
     id: str
     fired: Literal["roll_back", "inconclusive"] | None
@@ -89,6 +94,7 @@ class Guardrail:
     threshold: float
     unit: str
     reason: str
+    at: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -177,29 +183,33 @@ def budget(alpha: float, *, first_release: bool) -> dict[str, float]:
 
 
 def _rate(name: str, challenger: Bools, befell: Bools, what: str, allowed: float = 1.0) -> Guardrail:
-    evidence = rates.evidence(challenger, befell, allowed)
+    best = rates.Rate(allowed).feed(challenger, befell)
+    fired = np.flatnonzero(best >= math.log(1.0 / ALPHA))
     ours = int((befell & challenger).sum())
     return Guardrail(
         name,
-        "roll_back" if evidence >= 1.0 / ALPHA else None,
-        evidence,
+        "roll_back" if len(fired) else None,
+        math.exp(min(float(best[-1]), 50.0)) if len(best) else 1.0,
         1.0 / ALPHA,
         "e-value",
         f"{ours} {what}, {int(befell.sum()) - ours} of control",
+        int(fired[0]) + 1 if len(fired) else None,
     )
 
 
 def ratio(assigned: Bools) -> Guardrail:
     """Units at their assignment against the fair coin: a broken split ends the canary as inconclusive."""
-    evidence = math.exp(min(float(sample_ratio.log_evidence(assigned).max()), 50.0)) if len(assigned) else 1.0
+    evidence = sample_ratio.log_evidence(assigned)
+    fired = np.flatnonzero(evidence >= math.log(1.0 / sample_ratio.ALPHA))
     ours = int(assigned.sum())
     return Guardrail(
         "sample_ratio",
-        "inconclusive" if evidence >= 1.0 / sample_ratio.ALPHA else None,
-        evidence,
+        "inconclusive" if len(fired) else None,
+        math.exp(min(float(evidence.max()), 50.0)) if len(evidence) else 1.0,
         1.0 / sample_ratio.ALPHA,
         "e-value",
         f"{ours} units were assigned to the challenger and {len(assigned) - ours} to control, by a fair coin",
+        int(fired[0]) + 1 if len(fired) else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.analysis import anchor, asymptotic, guardrails, mean_difference, one_sample, ramp
-from tasks.analysis.decision import Bounds, Decision, floor_of
+from tasks.analysis.decision import Bools, Bounds, Decision, floor_of
 from tasks.analysis.guardrails import ArmStats, Guardrail
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Units, within_budget
@@ -75,14 +75,19 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     In order: something else ended it (inconclusive); a tripwire, or the test of a rate or of the lower tail, fired
     (roll_back); the split is broken (inconclusive); a return lies outside the stated range, so the exact test does not
     hold (inconclusive); the primary test decided (roll_back, promote); the budget of units or hours is spent
-    (inconclusive); else continue. Tests of units see none after the one at which the primary test decided, so a
+    (inconclusive); else continue. Tests of units see none after the one at which the first of them decided, so a
     replay ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
     """
     units = evidence.units
     used = units.first(within_budget(units.challenger, plan.max_units_per_arm))
     decision = decide(used, plan)
     counted = used.first(decision.units)
-    rails = _guardrails(evidence, counted, plan)
+    assigned = units.assigned[: decision.units] if decision.verdict else units.assigned
+    rails = _guardrails(evidence, counted, assigned, plan)
+    earlier = min((rail.at for rail in rails if rail.at is not None), default=decision.units)
+    if earlier < decision.units:
+        counted = used.first(earlier)
+        decision, rails = decide(counted, plan), _guardrails(evidence, counted, assigned[:earlier], plan)
     verdict, reason = _verdict(evidence, counted, plan, rails, decision)
     lost = counted.challenger[counted.abandoned]
     return Judgement(
@@ -129,7 +134,7 @@ def decide(units: Units, plan: CanaryPlan) -> Decision:
     )
 
 
-def _guardrails(evidence: Evidence, counted: Units, plan: CanaryPlan) -> tuple[Guardrail, ...]:
+def _guardrails(evidence: Evidence, counted: Units, assigned: Bools, plan: CanaryPlan) -> tuple[Guardrail, ...]:
     control, challenger = evidence.control, evidence.challenger
     alone = (
         guardrails.non_finite(challenger),
@@ -150,7 +155,7 @@ def _guardrails(evidence: Evidence, counted: Units, plan: CanaryPlan) -> tuple[G
         guardrails.abandonment(counted.challenger, counted.abandoned),
         *befallen,
         guardrails.tail(counted.challenger, counted.returns),
-        guardrails.ratio(evidence.units.assigned),
+        guardrails.ratio(assigned),
     )
 
 

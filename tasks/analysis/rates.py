@@ -8,8 +8,6 @@ Robbins 1970, "Statistical methods related to the law of the iterated logarithm"
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from tasks.analysis.betting import Floats, mixed
@@ -45,9 +43,3 @@ class Rate:
         best: Floats = np.maximum(np.maximum.accumulate(mixed(logs, _WEIGHTS)), self._best)
         self._best = float(best[-1])
         return best
-
-
-def evidence(challenger: Bools, happened: Bools, ratio: float = 1.0) -> float:
-    """The largest e-value at any unit [n] against "at most `ratio` times as often as control", at most e^50."""
-    best = Rate(ratio).feed(challenger, happened)
-    return math.exp(min(float(best[-1]), 50.0)) if len(best) else 1.0

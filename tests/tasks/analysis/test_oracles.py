@@ -56,7 +56,7 @@ def test_the_rate_evidence_is_a_mean_of_binomial_likelihood_ratios_by_scipy() ->
     ours = np.cumsum(arm)
     looks = np.arange(1, 81)
     ratios = np.mean([binom.pmf(ours, looks, q) / binom.pmf(ours, looks, share) for q in chances], axis=0)
-    assert rates.evidence(arm, np.ones(80, dtype=bool), ratio) == pytest.approx(ratios.max())
+    assert math.exp(rates.Rate(ratio).feed(arm, np.ones(80, dtype=bool))[-1]) == pytest.approx(ratios.max())
 
 
 def test_wealth_is_that_of_the_published_example_of_a_hedged_capital() -> None:
