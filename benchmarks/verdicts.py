@@ -7,10 +7,16 @@ margin of a tenth of a standard deviation, up to 2,000 units an arm; shares with
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -163,6 +169,32 @@ def _plan(part: Canaries) -> CanaryPlan:
     )  # fmt: skip
 
 
+def _speed_of_analysis(console: Console, canaries: int) -> None:
+    """Wall time of `airlock analyze` as a whole process, and of a million units in one canary without a verdict."""
+    generator, table = np.random.default_rng(20), _table("Analysis", "what", "seconds")
+    replays = max(canaries // 2, 1)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "canaries.jsonl"
+        with path.open("w") as file:
+            for number in range(replays):
+                arm = np.where(generator.random(BUDGET) < 0.5, "challenger", "control").tolist()
+                rules = {"return_range": [0, 1], "margin": 0.0178, "alpha": ALPHA, "max_units_per_arm": BUDGET}
+                returns = generator.beta(4, 2, BUDGET).tolist()
+                file.write(json.dumps({"id": number, "arm": arm, "return": returns, **rules}) + "\n")
+        command = [sys.executable, "-c", "from tasks.cli import main; main()", "analyze", str(path)]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        table.add_row(f"{replays:,} replays of {BUDGET:,} units", f"{time.perf_counter() - began:.1f}")
+    generator = np.random.default_rng(0)
+    challenger, returns = generator.random(1_000_000) < 0.5, generator.beta(4, 2, 1_000_000)
+    began = time.perf_counter()
+    found = mean_difference.decide(
+        challenger, returns, bounds=(0, 1), margin=0.01, alpha=ALPHA, objective="superiority"
+    )
+    table.add_row(f"{found.units:,} units of one canary", f"{time.perf_counter() - began:.1f}")
+    console.print(table)
+
+
 def _errors(console: Console, canaries: int) -> None:
     table = _table("Verdicts by the truth (difference in standard deviations)", "world", "environment")
     for name in ("equal: rolled back", "equal: promoted", "-.1 (the margin): promoted", "-.2: promoted"):
@@ -258,7 +290,7 @@ def main() -> None:
     parser.add_argument("--canaries", type=int, default=2000, help="canaries a cell")
     canaries = parser.parse_args().canaries
     console = Console(width=180)
-    for show in (_errors, _speed, _tests, _chains, _judge, _rivals):
+    for show in (_speed_of_analysis, _errors, _speed, _tests, _chains, _judge, _rivals):
         show(console, canaries)
 
 

@@ -143,3 +143,23 @@ def test_outcomes_in_order_of_completion_are_biased_and_in_order_of_start_they_a
     assert by_completion.mean() < 0.85 * truth
     assert len(by_start) > 0
     np.testing.assert_array_equal(by_start, lengths[: len(by_start)])
+
+
+def test_verdicts_in_order_of_completion_err_and_in_order_of_start_they_do_not() -> None:
+    # both arms return as much; an episode of the challenger is soon over if it fails, and long if it does not
+    def rolled_back(*, by_completion: bool) -> Share:
+        count = 0
+        for seed in range(CANARIES):
+            generator = np.random.default_rng(seed)
+            challenger, failed = generator.random(1500) < 0.5, generator.random(1500) < 0.3
+            returns = np.where(failed, generator.random(1500), 5 + generator.random(1500)) / 6
+            ends = np.arange(1500) + np.where(challenger, np.where(failed, 5.0, 400.0), 100.0)
+            order = np.argsort(ends, kind="stable") if by_completion else np.arange(1500)
+            found = decide(
+                challenger[order], returns[order], bounds=(0, 1), margin=0.04, alpha=0.05, objective="non_inferiority"
+            )
+            count += found.verdict == "roll_back"
+        return Share(count, CANARIES)
+
+    assert at_most(rolled_back(by_completion=False), 0.05)
+    assert rolled_back(by_completion=True).count / CANARIES > 0.9
