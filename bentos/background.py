@@ -152,8 +152,9 @@ class Worker:
         changed = self.core.stats.take_changed()
         if self._metrics is not None:
             self._metrics.flush(changed)
-            for route in self.core.routes.values():
-                self._metrics.show(route, self.core.stats)
+            for route in list(self.core.routes.values()):
+                self._metrics.show(route)
+                await asyncio.sleep(0)  # requests come in between: a look at drift takes a millisecond a policy
         if not changed:
             return
         now = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bentos.routes import Route
-from bentos.stats import LATENCY_BUCKETS, Arm, Key, Stats
+from bentos.stats import LATENCY_BUCKETS, Arm, Key
 from bentos.versions import Version
 
 _LABELS = ("policy", "version", "arm")
@@ -41,17 +42,26 @@ class Metrics:
         self._faults = counter("rl_faults", "Faulty decisions", [*_LABELS, "kind"])
         self._adjustments = counter("rl_adjustments", "Actions changed by the envelope", [*_LABELS, "reason"])
         self._rejected = counter("rl_rejected", "Requests refused", [*_LABELS, "reason"])
-        self._observation_drift = gauge(
-            "rl_observation_drift",
-            "Largest distance of a recent observation mean from the baseline's, in baseline standard deviations",
-            _LABELS,
-            multiprocess_mode="livemostrecent",
-        )
-        self._action_drift = gauge(
-            "rl_action_drift",
-            "Total variation distance of recent actions from the baseline's",
-            _LABELS,
-            multiprocess_mode="livemostrecent",
+        told = [*_LABELS, "statistic", "dimension"]
+        self._drift = {
+            "observation": gauge(
+                "rl_observation_drift",
+                "Distance of recent observations from the baseline's; statistic sequential raises its alarm at 1",
+                told,
+                multiprocess_mode="livemax",
+            ),
+            "action": gauge(
+                "rl_action_drift",
+                "Distance of recent actions from the baseline's; statistic sequential raises its alarm at 1",
+                told,
+                multiprocess_mode="livemax",
+            ),
+        }
+        self._entropy = gauge(
+            "rl_action_entropy",
+            "Entropy of recent actions, nats",
+            [*_LABELS, "dimension"],
+            multiprocess_mode="livemin",
         )
         self._weight = gauge(
             "rl_canary_weight", "Weight of each arm of the running canary", _LABELS, multiprocess_mode="livemostrecent"
@@ -60,6 +70,7 @@ class Metrics:
         self._batch = histogram("rl_batch_size", "Rows per model call", _LABELS, buckets=_BATCH_BUCKETS)
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
+        self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
 
     def flush(self, changed: Iterable[tuple[Key, Arm]]) -> None:
         """Add what the counters gained since the last flush."""
@@ -84,7 +95,7 @@ class Metrics:
             if returns:
                 self._reward.labels(*labels).set(returns[-1])
 
-    def show(self, route: Route, stats: Stats) -> None:
+    def show(self, route: Route) -> None:
         """Bring the state of a policy's route to the gauges."""
         policy = route.policy
         for name, version in route.versions.items():
@@ -99,17 +110,25 @@ class Metrics:
         if challenger is not None:
             self._challengers[policy] = challenger
             self._weight.labels(policy, challenger, "challenger").set(weight)
-        if route.champion is not None:
-            self._drift(route.champion, policy, stats)
+        compared = {} if route.champion is None else {(route.champion.name, "champion"): route.champion}
+        if route.canary is not None and route.canary.version in route.versions:
+            compared[route.canary.version, "challenger"] = route.versions[route.canary.version]
+        self._show_drift(policy, compared)
 
-    def _drift(self, champion: Version, policy: str, stats: Stats) -> None:
-        labels = (policy, champion.name, "champion")
-        observations = champion.drift.observations()
-        if observations is not None:
-            self._observation_drift.labels(*labels).set(observations)
-        actions = champion.drift.actions(stats.arm(policy, "", champion.name, "champion").actions)
-        if actions is not None:
-            self._action_drift.labels(*labels).set(actions)
+    def _show_drift(self, policy: str, compared: dict[tuple[str, str], Version]) -> None:
+        told = self._told.setdefault(policy, {})
+        for key in told.keys() - compared.keys():
+            # a series cannot be taken back from the multiprocess files; not a number raises no alarm
+            for gauge in told.pop(key):
+                gauge.set(math.nan)
+        for (name, arm), version in compared.items():
+            gauges = told.setdefault((name, arm), set())
+            for subject, statistic, dimension, value in version.drift.readings():
+                labels = (dimension,) if statistic == "entropy" else (statistic, dimension)
+                family = self._entropy if statistic == "entropy" else self._drift[subject]
+                gauge = family.labels(policy, name, arm, *labels)
+                gauge.set(value)
+                gauges.add(gauge)
 
     def _gain(self, identity: tuple[Any, ...], value: float) -> float:
         gained = value - self._shown.get(identity, 0)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, export, files, live, policies, releases, stack
+from tasks.commands import demo, export, files, live, planning, policies, releases, stack
 
 app = typer.Typer(
     name="airlock",
@@ -45,6 +45,7 @@ app.command("traffic")(live.traffic)
 app.command("export")(export.export)
 app.command("serve")(live.serve)
 app.command("analyze")(files.analyze)
+app.command("plan")(planning.plan)
 app.command("demo")(demo.demo)
 
 

@@ -71,6 +71,7 @@ def gather(plan: CanaryPlan) -> Evidence:
         stopped=stopped,
         hours=max(0.0, time.time() - since) / 3600 if since else 0.0,
         step=canary.step if canary else 0,
+        shadowed=arms["challenger"].decisions,
     )
 
 

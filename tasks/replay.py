@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from tasks.analysis import asymptotic, mean_difference
-from tasks.analysis.decision import Decision
+from tasks.analysis.decision import Decision, floor_of
 from tasks.analysis.units import within_budget
 
 
@@ -20,7 +20,10 @@ class ReplayError(ValueError):
 
 
 class Canary(msgspec.Struct, frozen=True, rename={"returns": "return"}):
-    """One line of the file: units in order of their start, one a user or episode; `margin` in return units."""
+    """One line of the file: units in order of their start, one a user or episode; `margin` in return units.
+
+    `covariate` is a number known of each unit before its arm acted (null: not known); returns are adjusted for it.
+    """
 
     id: str | int | None
     arm: list[Literal["control", "challenger"]]
@@ -30,6 +33,7 @@ class Canary(msgspec.Struct, frozen=True, rename={"returns": "return"}):
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=0.5)]
     max_units_per_arm: Annotated[int, msgspec.Meta(ge=1)]
     objective: Literal["non_inferiority", "superiority"] = "non_inferiority"
+    covariate: list[float | None] | None = None
 
 
 def replay(path: Path) -> Iterator[dict[str, Any]]:
@@ -63,9 +67,15 @@ def verdict(canary: Canary) -> dict[str, Any]:
     returns = np.array(canary.returns, dtype=np.float64)
     budget = within_budget(challenger, canary.max_units_per_arm)
     challenger, returns = challenger[:budget], returns[:budget]
+    covariate = None if canary.covariate is None else np.array(canary.covariate[:budget], dtype=np.float64)
     if canary.return_range is None:
         decision = asymptotic.decide(
-            challenger, returns, margin=canary.margin, alpha=canary.alpha, objective=canary.objective
+            challenger,
+            returns,
+            margin=canary.margin,
+            alpha=canary.alpha,
+            objective=canary.objective,
+            covariate=covariate,
         )
     else:
         decision = mean_difference.decide(
@@ -75,6 +85,7 @@ def verdict(canary: Canary) -> dict[str, Any]:
             margin=canary.margin,
             alpha=canary.alpha,
             objective=canary.objective,
+            covariate=covariate,
         )
     counted = challenger[: decision.units]
     units = {"control": int((~counted).sum()), "challenger": int(counted.sum())}
@@ -93,7 +104,7 @@ def verdict(canary: Canary) -> dict[str, Any]:
 
 
 def _reason(canary: Canary, decision: Decision, units: dict[str, int]) -> str:
-    floor = 0.0 if canary.objective == "superiority" else -canary.margin
+    floor = floor_of(canary.objective, canary.margin)
     found = decision.bounds
     if decision.verdict == "promote":
         said = f"lower bound {found.lower:.6g} is above {floor:g}"
@@ -108,6 +119,8 @@ def _reason(canary: Canary, decision: Decision, units: dict[str, int]) -> str:
 def _problem(canary: Canary) -> str | None:
     if len(canary.arm) != len(canary.returns):
         return f"{len(canary.arm)} entries in arm and {len(canary.returns)} in return; expected as many"
+    if canary.covariate is not None and len(canary.covariate) != len(canary.returns):
+        return f"{len(canary.covariate)} entries in covariate and {len(canary.returns)} in return; expected as many"
     returns = np.array(canary.returns, dtype=np.float64)
     if not np.isfinite(returns).all():
         return "a return is not finite"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.analysis.betting import Floats
-from tasks.analysis.decision import Bools, Bounds, Decision, Objective, both_arms, first_look
+from tasks.analysis.centre import Centre
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, floor_of
 from tasks.analysis.mean_difference import estimate
 
 METHOD = "asymptotic confidence sequence (not exact: returns have no bounds)"
@@ -21,69 +22,166 @@ CENTRE_UNITS = 4
 BURN_IN = 34
 """Scores before the first look: the limit theorem needs some, and heavy tails need more than textbooks say."""
 
-TUNED_UNITS = 400
+TUNED_UNITS = 345
 """Number of units at which the boundary is tightest (ibid., section 2.3)."""
+
+_PART = 4096
 
 
 def boundary(units: Floats, alpha: float) -> Floats:
     """Half-width in standard deviations after `units` units: ibid., Proposition B.1, tuned to `TUNED_UNITS`."""
     log = -2.0 * np.log(2.0 * alpha)
-    square = units * (log + np.log(log + 1.0) + 1.0) / TUNED_UNITS
+    square = units * (log + np.log(log + 1.0)) / TUNED_UNITS
     return np.sqrt(2.0 * (square + 1.0) / (units * square) * np.log1p(np.sqrt(square + 1.0) / (2.0 * alpha)))
 
 
-def sequence(values: Floats, alpha: float, least_deviation: float) -> tuple[Floats, Floats, Floats]:
-    """Running mean and one-sided lower and upper bounds of `values` [n], each [n]; infinite before the burn-in.
+class Sequence:
+    """One-sided lower and upper bounds of a mean, fed in blocks of any size (the same to the last digit).
 
-    The running standard deviation is never taken below `least_deviation`, so that a run of equal values does not
-    pass for certainty.
+    Infinite before the burn-in. The running standard deviation is never taken below `least_deviation`, so that a run
+    of equal values does not pass for certainty. Leading axes of the arrays are independent sequences.
     """
-    counts = np.arange(1.0, len(values) + 1.0)
-    offset = values[:1].mean() if len(values) else 0.0
-    shifted = values - offset
-    mean = np.cumsum(shifted) / counts
-    variance = np.maximum(np.cumsum(shifted**2) / counts - mean**2, 0.0)
-    half = np.maximum(np.sqrt(variance), least_deviation) * boundary(counts, alpha)
-    half[counts < BURN_IN] = np.inf
-    centre = mean + offset
-    return centre, centre - half, centre + half
+
+    def __init__(self, alpha: float, least_deviation: float) -> None:
+        self._alpha, self._least = alpha, least_deviation
+        self._offset: Floats | None = None
+        self._sum: Floats | float = 0.0
+        self._square: Floats | float = 0.0
+        self._seen = 0
+
+    def feed(self, values: Floats) -> tuple[Floats, Floats]:
+        """Bounds after each of the next values [..., n], each [..., n]."""
+        if not values.shape[-1]:
+            return values, values
+        if self._offset is None:
+            self._offset = values[..., :1].copy()
+        shifted = values - self._offset
+        squares = shifted * shifted
+        shifted[..., 0] += self._sum
+        squares[..., 0] += self._square
+        np.cumsum(shifted, axis=-1, out=shifted)
+        np.cumsum(squares, axis=-1, out=squares)
+        counts = self._seen + np.arange(1.0, values.shape[-1] + 1.0)
+        self._sum, self._square, self._seen = shifted[..., -1], squares[..., -1], int(counts[-1])
+        mean = shifted / counts
+        deviation = np.sqrt(np.maximum(squares / counts - mean**2, 0.0))
+        half = np.maximum(deviation, self._least) * boundary(counts, self._alpha)
+        half[..., counts < BURN_IN] = np.inf
+        centre = mean + self._offset
+        return centre - half, centre + half
 
 
-def scores(challenger: Bools, returns: Floats) -> Floats:
-    """Inverse-probability scores X = 2(2A-1)(Y-c) of all units but the first `CENTRE_UNITS`, in return units.
-
-    The centre c is the mean of the returns of all units started earlier.
-    """
-    counts = np.arange(len(returns))
-    earlier = np.cumsum(returns) - returns
-    centre = earlier / np.maximum(counts, 1)
-    return (np.where(challenger, 2.0, -2.0) * (returns - centre))[CENTRE_UNITS:]
+def scores(challenger: Bools, returns: Floats, covariate: Floats | None = None) -> Floats:
+    """Inverse-probability scores X = 2(2A-1)(Y-c) of all units [..., n], in return units; the first is arbitrary."""
+    return np.where(challenger, 2.0, -2.0) * (returns - Centre().feed(returns, covariate))
 
 
-def decide(challenger: Bools, returns: Floats, *, margin: float, alpha: float, objective: Objective) -> Decision:
+def decide(
+    challenger: Bools,
+    returns: Floats,
+    *,
+    margin: float,
+    alpha: float,
+    objective: Objective,
+    floor: float | None = None,
+    covariate: Floats | None = None,
+) -> Decision:
     """Look after every unit; stop at the first verdict. Arguments and rules as `mean_difference.decide`, unbounded.
 
     Returns are taken to deviate by at least `margin`, hence scores by twice that.
     """
-    score = scores(challenger, returns)
-    _, lower, upper = sequence(score, alpha, least_deviation=2.0 * margin)
-    floor = 0.0 if objective == "superiority" else -margin
-    compared = both_arms(challenger)[CENTRE_UNITS:]
-    verdict, looks = first_look(compared & (lower > floor), compared & (upper < 0.0))
-    units = min(looks + CENTRE_UNITS, len(returns)) if verdict else len(returns)
-    return Decision(
-        verdict, units, _bounds(estimate(challenger[:units], returns[:units]), lower[:looks], upper[:looks])
-    )
+    comparison = Comparison(margin=margin, alpha=alpha, objective=objective, floor=floor)
+    comparison.feed(challenger, returns, covariate)
+    return comparison.decision()
+
+
+class Comparison:
+    """The same test fed as units come in, in blocks of any size: the verdict falls at the same unit.
+
+    Feeding costs the same for every unit, and `decision` nothing but the arms' means. Arguments as `decide`.
+    """
+
+    def __init__(self, *, margin: float, alpha: float, objective: Objective, floor: float | None = None) -> None:
+        self._floor = floor_of(objective, margin) if floor is None else floor
+        self._centre, self._compared = Centre(), BothArms()
+        self._sequence = Sequence(alpha, 2.0 * margin)
+        self._bounds: tuple[float, float] = (-np.inf, np.inf)
+        self._history: list[tuple[Bools, Floats]] = []
+        self.verdict: Verdict | None = None
+        self.units = 0
+
+    def feed(self, challenger: Bools, returns: Floats, covariate: Floats | None = None) -> Verdict | None:
+        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
+        for begin in range(0, len(returns), _PART):
+            if self.verdict is not None:
+                break
+            part = slice(begin, begin + _PART)
+            self._take(challenger[part], returns[part], None if covariate is None else covariate[part])
+        return self.verdict
+
+    def _take(self, challenger: Bools, returns: Floats, covariate: Floats | None) -> None:
+        score = np.where(challenger, 2.0, -2.0) * (returns - self._centre.feed(returns, covariate))
+        compared = self._compared.feed(challenger)
+        skipped = min(max(CENTRE_UNITS - self.units, 0), len(returns))
+        lower, upper = self._sequence.feed(score[skipped:])
+        up, down = lower > self._floor, upper < 0.0
+        fired, taken = compared[skipped:] & (up | down), len(returns)
+        if fired.any():
+            look = int(np.argmax(fired))
+            self.verdict, taken = ("roll_back" if down[look] else "promote"), skipped + look + 1
+        if taken > skipped:
+            self._bounds = float(lower[taken - skipped - 1]), float(upper[taken - skipped - 1])
+        self.units += taken
+        self._history.append((challenger[:taken], returns[:taken]))
+
+    def decision(self) -> Decision:
+        """The verdict, the unit it fell at (or the units taken so far), and the estimate and bounds there."""
+        estimated = (
+            estimate(*(np.concatenate(column) for column in zip(*self._history, strict=True))) if self.units else None
+        )
+        return Decision(self.verdict, self.units, _bounds(estimated, *self._bounds))
 
 
 def decide_threshold(returns: Floats, *, threshold: float, margin: float, alpha: float) -> Decision:
     """The mean of `returns` [n] against `threshold`, as `one_sample.decide`, unbounded."""
-    _, lower, upper = sequence(returns, alpha, least_deviation=margin)
-    verdict, units = first_look(lower > threshold, upper < threshold)
-    estimated = float(returns[:units].mean()) if units else None
-    return Decision(verdict, units, _bounds(estimated, lower[:units], upper[:units]))
+    sample = Sample(threshold=threshold, margin=margin, alpha=alpha)
+    sample.feed(returns)
+    return sample.decision()
 
 
-def _bounds(estimated: float | None, lower: Floats, upper: Floats) -> Bounds:
-    known = len(lower) > 0 and bool(np.isfinite(lower[-1]))
-    return Bounds(estimated, float(lower[-1]) if known else None, float(upper[-1]) if known else None, METHOD)
+class Sample:
+    """`decide_threshold` fed as units come in, in blocks of any size: the verdict falls at the same unit."""
+
+    def __init__(self, *, threshold: float, margin: float, alpha: float) -> None:
+        self._threshold = threshold
+        self._sequence = Sequence(alpha, margin)
+        self._bounds: tuple[float, float] = (-np.inf, np.inf)
+        self._sum = 0.0
+        self.verdict: Verdict | None = None
+        self.units = 0
+
+    def feed(self, returns: Floats) -> Verdict | None:
+        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
+        if self.verdict is not None or not len(returns):
+            return self.verdict
+        lower, upper = self._sequence.feed(returns)
+        up, down = lower > self._threshold, upper < self._threshold
+        fired, taken = up | down, len(returns)
+        if fired.any():
+            look = int(np.argmax(fired))
+            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        self._bounds = float(lower[taken - 1]), float(upper[taken - 1])
+        self._sum += float(returns[:taken].sum())
+        self.units += taken
+        return self.verdict
+
+    def decision(self) -> Decision:
+        """The verdict, the unit it fell at (or the units taken so far), and the mean and its bounds there."""
+        return Decision(
+            self.verdict, self.units, _bounds(self._sum / self.units if self.units else None, *self._bounds)
+        )
+
+
+def _bounds(estimated: float | None, lower: float, upper: float) -> Bounds:
+    known = bool(np.isfinite(lower))
+    return Bounds(estimated, lower if known else None, upper if known else None, METHOD)

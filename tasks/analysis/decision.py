@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
 Objective = Literal["non_inferiority", "superiority"]
+Verdict = Literal["promote", "roll_back"]
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,32 @@ class Bounds:
 class Decision:
     """The verdict of the primary test (None: not yet), `units` units into the sequence, and the bounds there."""
 
-    verdict: Literal["promote", "roll_back"] | None
+    verdict: Verdict | None
     units: int
     bounds: Bounds
 
 
-def both_arms(challenger: Bools) -> Bools:
-    """After each unit [n], whether both arms have one: until then nothing was compared, whatever a bet has won."""
-    return np.logical_or.accumulate(challenger) & np.logical_or.accumulate(~challenger)
+def floor_of(objective: Objective, margin: float) -> float:
+    """The difference that the lower bound must pass for a promotion: any gain, or a loss of less than the margin."""
+    return 0.0 if objective == "superiority" else -margin
 
 
-def first_look(promote: Bools, roll_back: Bools) -> tuple[Literal["promote", "roll_back"] | None, int]:
+class BothArms:
+    """Whether both arms have a unit yet: until then nothing was compared, whatever a bet has won."""
+
+    def __init__(self) -> None:
+        self._challenger = self._control = False
+
+    def feed(self, challenger: Bools) -> Bools:
+        """After each of the next units [n], whether both arms have one."""
+        theirs = np.logical_or.accumulate(~challenger) | self._control
+        ours = np.logical_or.accumulate(challenger) | self._challenger
+        if len(challenger):
+            self._challenger, self._control = bool(ours[-1]), bool(theirs[-1])
+        return ours & theirs
+
+
+def first_look(promote: Bools, roll_back: Bools) -> tuple[Verdict | None, int]:
     """The first look at which either side fired, and the number of units then; both at one look is roll_back.
 
     Both arrays have one entry a unit. Without a verdict the number of units is all of them.

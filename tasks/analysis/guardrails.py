@@ -1,8 +1,9 @@
 """What ends a canary at once, whatever its returns say: pure functions of both arms' counters and units.
 
 Tripwires have no error probability (a challenger that does such a thing is out): non-finite outputs, exceptions,
-fault events, latency, a much larger share of answers by the fallback. Two are tests with a budget of their own:
-abandonment and the sample ratio; they can only stop a canary, so they add nothing to false promotion.
+fault events, latency, a much larger share of answers by the fallback. The others are tests, each with a budget of its
+own (`ALPHA`): what befalls units (faults, fallbacks, adjustments, abandonment), the lower tail of their returns, and
+the sample ratio. They can only stop a canary, so they add nothing to false promotion; `budget` adds them up.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.analysis import sample_ratio
-from tasks.analysis.betting import log_wealth
+from tasks.analysis import lower_tail, rates, sample_ratio
+from tasks.analysis.betting import Floats
 from tasks.analysis.decision import Bools
 
-ABANDONMENT_ALPHA = 0.01
+ALPHA = 0.01
+"""Error probability of each test: how often it stops a canary whose challenger does no worse."""
+
+RATES = ("fault", "fallback", "adjustment")
+"""What may befall a unit, however often in it: `Units.events` says which; abandonment is known of every unit."""
+
+TAIL_RATIO = 1.5
+"""The challenger may have this many times control's share of bad returns: means are compared by the primary test."""
+
 LATENCY_RATIO = 1.5
 LATENCY_REQUESTS = 500
 FALLBACK_DECISIONS = 500
@@ -74,7 +83,10 @@ class ArmStats:
 
 @dataclass(frozen=True)
 class Guardrail:
-    """One guardrail at one look. `fired` is what it demands, or null; `observed` and `threshold` are in `unit`."""
+    """One guardrail at one look. `fired` is what it demands, or null; `observed` and `threshold` are in `unit`.
+
+    `at` is how many units in order of start it took to fire; null if it did not, or is no test of units.
+    """
 
     id: str
     fired: Literal["roll_back", "inconclusive"] | None
@@ -82,6 +94,7 @@ class Guardrail:
     threshold: float
     unit: str
     reason: str
+    at: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -143,37 +156,60 @@ def fallback_rate(control: ArmStats, challenger: ArmStats) -> Guardrail:
 
 
 def abandonment(challenger: Bools, abandoned: Bools) -> Guardrail:
-    """More units of the challenger than of control never report.
+    """More units of the challenger than of control never report: see `rates`."""
+    return _rate("abandonment", challenger, abandoned, "units of the challenger never reported")
 
-    Arms are fair coins, so while abandonment is no likelier under the challenger each abandoned unit is the
-    challenger's with probability at most ½, whatever the environment does: a bet on that, mixed over `FRACTIONS`
-    (see `betting`), is an e-process, with a budget of its own (`ABANDONMENT_ALPHA`).
+
+def befallen(kind: str, challenger: Bools, befell: Bools) -> Guardrail:
+    """More units of the challenger than of control met with `kind`, one of `RATES`, once or more: see `rates`."""
+    return _rate(f"{kind}_rate_of_units", challenger, befell, f"units of the challenger met with a {kind}")
+
+
+def tail(challenger: Bools, returns: Floats) -> Guardrail:
+    """The challenger has more than `TAIL_RATIO` times control's share of bad returns: see `lower_tail`."""
+    bad = lower_tail.bad(returns)
+    share = f"{lower_tail.SHARE:.0%}"
+    return _rate("lower_tail", challenger, bad, f"returns of the challenger were among the lowest {share}", TAIL_RATIO)
+
+
+def budget(alpha: float, *, first_release: bool) -> dict[str, float]:
+    """The error probability of the whole judge, at most: of a false roll_back and of a false inconclusive.
+
+    Sums of the tests' own: `alpha` of the primary test, and `ALPHA` of each guardrail that is a test.
     """
-    arms = challenger[abandoned]
-    wealth = log_wealth(np.where(arms, 1.0, -1.0))
-    evidence = math.exp(min(float(wealth.max()), 50.0)) if len(wealth) else 1.0
-    ours = int(arms.sum())
+    if first_release:
+        return {"roll_back": alpha, "inconclusive": 0.0}
+    return {"roll_back": alpha + (len(RATES) + 2) * ALPHA, "inconclusive": sample_ratio.ALPHA}
+
+
+def _rate(name: str, challenger: Bools, befell: Bools, what: str, allowed: float = 1.0) -> Guardrail:
+    best = rates.Rate(allowed).feed(challenger, befell)
+    fired = np.flatnonzero(best >= math.log(1.0 / ALPHA))
+    ours = int((befell & challenger).sum())
     return Guardrail(
-        "abandonment",
-        "roll_back" if evidence >= 1.0 / ABANDONMENT_ALPHA else None,
-        evidence,
-        1.0 / ABANDONMENT_ALPHA,
+        name,
+        "roll_back" if len(fired) else None,
+        math.exp(min(float(best[-1]), 50.0)) if len(best) else 1.0,
+        1.0 / ALPHA,
         "e-value",
-        f"{ours} units of the challenger never reported, {len(arms) - ours} of control",
+        f"{ours} {what}, {int(befell.sum()) - ours} of control",
+        int(fired[0]) + 1 if len(fired) else None,
     )
 
 
 def ratio(assigned: Bools) -> Guardrail:
     """Units at their assignment against the fair coin: a broken split ends the canary as inconclusive."""
-    evidence = math.exp(min(float(sample_ratio.log_evidence(assigned).max()), 50.0)) if len(assigned) else 1.0
+    evidence = sample_ratio.log_evidence(assigned)
+    fired = np.flatnonzero(evidence >= math.log(1.0 / sample_ratio.ALPHA))
     ours = int(assigned.sum())
     return Guardrail(
         "sample_ratio",
-        "inconclusive" if evidence >= 1.0 / sample_ratio.ALPHA else None,
-        evidence,
+        "inconclusive" if len(fired) else None,
+        math.exp(min(float(evidence.max()), 50.0)) if len(evidence) else 1.0,
         1.0 / sample_ratio.ALPHA,
         "e-value",
         f"{ours} units were assigned to the challenger and {len(assigned) - ours} to control, by a fair coin",
+        int(fired[0]) + 1 if len(fired) else None,
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.analysis import asymptotic, guardrails, mean_difference, one_sample
-from tasks.analysis.decision import Bounds, Decision
+from tasks.analysis import anchor, asymptotic, guardrails, mean_difference, one_sample, ramp
+from tasks.analysis.decision import Bools, Bounds, Decision, floor_of
 from tasks.analysis.guardrails import ArmStats, Guardrail
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Units, within_budget
@@ -24,7 +24,8 @@ class Evidence:
     """Everything a verdict may depend on, as stored.
 
     `events` are the fault events of the challenger's version since the canary began; `stopped` says why the canary no
-    longer runs, where something else ended it (a champion moved by hand); `hours` is its age.
+    longer runs, where something else ended it (a champion moved by hand); `hours` is its age, `shadowed` counts its
+    decisions in shadow.
     """
 
     units: Units
@@ -34,6 +35,7 @@ class Evidence:
     stopped: str | None = None
     hours: float = 0.0
     step: int = 0
+    shadowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,21 +72,28 @@ class Judgement:
 def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     """The verdict on a canary.
 
-    In order: something else ended it (inconclusive); a tripwire or the abandonment test fired (roll_back); the split
-    is broken (inconclusive); a return lies outside the stated range, so the exact test does not hold (inconclusive);
-    the primary test decided (roll_back, promote); the budget of units or hours is spent (inconclusive); else continue.
+    In order: something else ended it (inconclusive); a tripwire, or the test of a rate or of the lower tail, fired
+    (roll_back); the split is broken (inconclusive); a return lies outside the stated range, so the exact test does not
+    hold (inconclusive); the primary test decided (roll_back, promote); the budget of units or hours is spent
+    (inconclusive); else continue. Tests of units see none after the one at which the first of them decided, so a
+    replay ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
     """
     units = evidence.units
     used = units.first(within_budget(units.challenger, plan.max_units_per_arm))
-    rails = _guardrails(evidence, used, plan)
     decision = decide(used, plan)
-    verdict, reason = _verdict(evidence, used, plan, rails, decision)
     counted = used.first(decision.units)
+    assigned = units.assigned[: decision.units] if decision.verdict else units.assigned
+    rails = _guardrails(evidence, counted, assigned, plan)
+    earlier = min((rail.at for rail in rails if rail.at is not None), default=decision.units)
+    if earlier < decision.units:
+        counted = used.first(earlier)
+        decision, rails = decide(counted, plan), _guardrails(evidence, counted, assigned[:earlier], plan)
+    verdict, reason = _verdict(evidence, counted, plan, rails, decision)
     lost = counted.challenger[counted.abandoned]
     return Judgement(
         verdict,
         reason,
-        verdict == "continue" and _may_advance(evidence, plan),
+        verdict == "continue" and ramp.may_advance(plan, evidence.step, units.finished, evidence.shadowed),
         counted.count(),
         units.waiting,
         {"control": int((~lost).sum()), "challenger": int(lost.sum())},
@@ -102,9 +111,16 @@ def decide(units: Units, plan: CanaryPlan) -> Decision:
                 units.returns, threshold=plan.threshold, margin=plan.margin, alpha=plan.alpha
             )
         return one_sample.decide(units.returns, bounds=plan.bounds, threshold=plan.threshold, alpha=plan.alpha)
+    floor = anchor.floor(plan.objective, plan.margin, plan.anchor)
     if plan.bounds is None:
         return asymptotic.decide(
-            units.challenger, units.returns, margin=plan.margin, alpha=plan.alpha, objective=plan.objective
+            units.challenger,
+            units.returns,
+            margin=plan.margin,
+            alpha=plan.alpha,
+            objective=plan.objective,
+            floor=floor,
+            covariate=units.covariate,
         )
     return mean_difference.decide(
         units.challenger,
@@ -113,10 +129,12 @@ def decide(units: Units, plan: CanaryPlan) -> Decision:
         margin=plan.margin,
         alpha=plan.alpha,
         objective=plan.objective,
+        floor=floor,
+        covariate=units.covariate,
     )
 
 
-def _guardrails(evidence: Evidence, used: Units, plan: CanaryPlan) -> tuple[Guardrail, ...]:
+def _guardrails(evidence: Evidence, counted: Units, assigned: Bools, plan: CanaryPlan) -> tuple[Guardrail, ...]:
     control, challenger = evidence.control, evidence.challenger
     alone = (
         guardrails.non_finite(challenger),
@@ -127,12 +145,22 @@ def _guardrails(evidence: Evidence, used: Units, plan: CanaryPlan) -> tuple[Guar
     )
     if plan.champion is None:
         return alone
-    beside = (guardrails.abandonment(used.challenger, used.abandoned), guardrails.ratio(evidence.units.assigned))
-    return (*alone, *beside)
+    befallen = (
+        guardrails.befallen(kind, counted.challenger, counted.events[kind])
+        for kind in guardrails.RATES
+        if kind in counted.events
+    )
+    return (
+        *alone,
+        guardrails.abandonment(counted.challenger, counted.abandoned),
+        *befallen,
+        guardrails.tail(counted.challenger, counted.returns),
+        guardrails.ratio(assigned),
+    )
 
 
 def _verdict(
-    evidence: Evidence, used: Units, plan: CanaryPlan, rails: tuple[Guardrail, ...], decision: Decision
+    evidence: Evidence, counted: Units, plan: CanaryPlan, rails: tuple[Guardrail, ...], decision: Decision
 ) -> tuple[Verdict, str]:
     if evidence.stopped:
         return "inconclusive", evidence.stopped
@@ -141,32 +169,25 @@ def _verdict(
         if fired:
             reasons = "; ".join(f"{rail.id}: {rail.reason}" for rail in fired)
             return ("roll_back" if demand == "roll_back" else "inconclusive"), f"guardrail {reasons}"
-    outside = _outside(used, plan)
+    outside = _outside(counted, plan)
     if outside is not None:
         low, high = plan.bounds or (0.0, 0.0)
         return "inconclusive", f"a return of {outside:g} lies outside the stated range [{low:g}, {high:g}]"
-    said = describe(decision, plan, used.first(decision.units).count())
+    said = describe(decision, plan, counted.count())
     if decision.verdict:
         return decision.verdict, said
-    if len(used.challenger) and max(used.count().values()) >= plan.max_units_per_arm:
+    if len(counted.challenger) and max(counted.count().values()) >= plan.max_units_per_arm:
         return "inconclusive", f"the budget of {plan.max_units_per_arm} units an arm is spent: {said}"
     if evidence.hours >= plan.max_hours:
         return "inconclusive", f"the budget of {plan.max_hours:g} hours is spent: {said}"
     return "continue", said
 
 
-def _outside(used: Units, plan: CanaryPlan) -> float | None:
-    if plan.bounds is None or not len(used.returns):
+def _outside(counted: Units, plan: CanaryPlan) -> float | None:
+    if plan.bounds is None or not len(counted.returns):
         return None
-    wrong = (used.returns < plan.bounds[0]) | (used.returns > plan.bounds[1])
-    return float(used.returns[int(np.argmax(wrong))]) if wrong.any() else None
-
-
-def _may_advance(evidence: Evidence, plan: CanaryPlan) -> bool:
-    """Whether every compared arm has its units for this step, counted from the start of the canary."""
-    arms = ("challenger",) if plan.champion is None else ("control", "challenger")
-    finished = min(evidence.units.finished[arm] for arm in arms)
-    return evidence.step + 1 < len(plan.steps) and finished >= plan.units_per_step * (evidence.step + 1)
+    wrong = (counted.returns < plan.bounds[0]) | (counted.returns > plan.bounds[1])
+    return float(counted.returns[int(np.argmax(wrong))]) if wrong.any() else None
 
 
 def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str:
@@ -183,8 +204,10 @@ def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str
         what = (
             f"mean return {found.estimate:+.4g} against control over {units['challenger']} and {units['control']} units"
         )
-        goal = 0.0 if plan.objective == "superiority" else -plan.margin
-        name = "a gain" if plan.objective == "superiority" else "the margin"
+        goal = anchor.floor(plan.objective, plan.margin, plan.anchor)
+        name = "a gain" if goal == 0.0 else "the margin"
+        if plan.anchor and goal > floor_of(plan.objective, plan.margin):
+            name = f"what is left of the margin since version {plan.anchor.version}"
     ceiling = plan.threshold if plan.champion is None else 0.0
     lower, upper = f"its {confidence} lower bound {found.lower:.4g}", f"its {confidence} upper bound {found.upper:.4g}"
     if decision.verdict == "promote":

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from tasks.analysis.betting import Floats, last_rejected, log_wealth
-from tasks.analysis.decision import Bounds, Decision, first_look
+from tasks.analysis.bet import Bet, lower_bound
+from tasks.analysis.betting import Floats
+from tasks.analysis.decision import Bounds, Decision, Verdict
+from tasks.analysis.stakes import Scale
 
 METHOD = "betting on a bounded mean (exact)"
-_LEAST = 0.01
-"""Hypotheses nearer than this to an end bet as if this far from it: payoffs stay below 100, and a bet stays safe."""
 
-
-def wealth_below(scaled: Floats, mean: float) -> Floats:
-    """Log-wealth [..., n] against "the mean is at most `mean`": payoffs (Y-m)/m (betting, section 4, one-sided)."""
-    return log_wealth((scaled - mean) / max(mean, _LEAST))
-
-
-def wealth_above(scaled: Floats, mean: float) -> Floats:
-    """Log-wealth [..., n] against "the mean is at least `mean`": payoffs (m-Y)/(1-m)."""
-    return log_wealth((mean - scaled) / max(1.0 - mean, _LEAST))
+_PART = 4096
 
 
 def decide(returns: Floats, *, bounds: tuple[float, float], threshold: float, alpha: float) -> Decision:
@@ -31,26 +21,79 @@ def decide(returns: Floats, *, bounds: tuple[float, float], threshold: float, al
     `threshold` (in return units), rolls back when the upper bound falls below it; `alpha` holds per side. The mean
     is that of the units' conditional expectations, so it may drift.
     """
-    low, high = bounds
-    span = high - low
-    scaled = (returns - low) / span
-    goal = min(max((threshold - low) / span, 0.0), 1.0)
-    needed = math.log(1.0 / alpha)
-    looks = np.ones(len(returns), dtype=bool)
-    verdict, units = first_look(
-        looks & (threshold < low) if threshold < low else wealth_below(scaled, goal) >= needed,
-        looks & (threshold > high) if threshold > high else wealth_above(scaled, goal) >= needed,
-    )
-    lower, upper = confidence(scaled[:units], alpha, goal)
-    estimate = float(returns[:units].mean()) if units else None
-    return Decision(verdict, units, Bounds(estimate, low + lower * span, low + upper * span, METHOD))
+    sample = Sample(bounds=bounds, threshold=threshold, alpha=alpha)
+    sample.feed(returns)
+    return sample.decision()
 
 
-def confidence(scaled: Floats, alpha: float, hint: float) -> tuple[float, float]:
-    """One-sided lower and upper bounds of the mean of `scaled` [n], returns on [0, 1], each at 1-alpha, every look."""
+class Sample:
+    """The same test fed as units come in, in blocks of any size: the verdict falls at the same unit.
+
+    Bets on Y - m and m - Y (betting, section 4, one-sided), Y the return on [0, 1] and m the threshold; their scale is
+    that of Y - m at earlier units.
+    """
+
+    def __init__(self, *, bounds: tuple[float, float], threshold: float, alpha: float) -> None:
+        self._low, self._span = bounds[0], bounds[1] - bounds[0]
+        self._alpha, self._goal = alpha, (threshold - self._low) / self._span
+        self._scale = Scale()
+        self._up, self._down = Bet(alpha), Bet(alpha)
+        self._history: list[Floats] = []
+        self.verdict: Verdict | None = None
+        self.units = 0
+
+    def feed(self, returns: Floats) -> Verdict | None:
+        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
+        for begin in range(0, len(returns), _PART):
+            if self.verdict is not None:
+                break
+            self._take((returns[begin : begin + _PART] - self._low) / self._span)
+        return self.verdict
+
+    def _take(self, scaled: Floats) -> None:
+        goal, ahead = self._goal, scaled - self._goal
+        square = self._scale.feed(ahead)
+        up = self._up.feed(ahead, goal, square)
+        down = self._down.feed(-ahead, 1.0 - goal, square)
+        # at an end of the range or beyond it, no mean of returns is needed: one return on its inner side tells
+        if goal <= 0.0:
+            up = up | (ahead > 0.0)
+        if goal >= 1.0:
+            down = down | (ahead < 0.0)
+        fired, taken = up | down, len(scaled)
+        if fired.any():
+            look = int(np.argmax(fired))
+            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        self.units += taken
+        self._history.append(scaled[:taken])
+
+    def decision(self) -> Decision:
+        """The verdict, the unit it fell at (or the units taken so far), and the mean and its bounds there."""
+        if not self.units:
+            return Decision(None, 0, Bounds(None, self._low, self._low + self._span, METHOD))
+        scaled, goal = np.concatenate(self._history), min(max(self._goal, 0.0), 1.0)
+        promoted, rolled_back = self.verdict == "promote", self.verdict == "roll_back"
+        known = (goal if promoted else 0.0, goal if rolled_back else 1.0)
+        lower, upper = confidence(scaled, self._alpha, goal, known)
+        lower = lower if promoted else min(lower, goal)
+        upper = upper if rolled_back else max(upper, goal)
+        low, span = self._low, self._span
+        return Decision(
+            self.verdict,
+            self.units,
+            Bounds(low + float(scaled.mean()) * span, low + lower * span, low + upper * span, METHOD),
+        )
+
+
+def confidence(
+    scaled: Floats, alpha: float, goal: float, known: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """One-sided lower and upper bounds of the mean of `scaled` [n], returns on [0, 1], each at 1-alpha, every look.
+
+    `goal` is the mean that the bets are scaled for: bounds are sharpest near it. They are not outside those `known`.
+    """
     if len(scaled) == 0:
-        return 0.0, 1.0
-    needed = math.log(1.0 / alpha)
-    lower = last_rejected(lambda m: float(wealth_below(scaled, m).max()) - needed, 0.0, 1.0, hint)
-    mirrored = last_rejected(lambda m: float(wealth_above(scaled, 1.0 - m).max()) - needed, 0.0, 1.0, 1.0 - hint)
-    return lower, 1.0 - mirrored
+        return known
+    square, (least, most) = Scale().feed(scaled - goal), known
+    lower = lower_bound(scaled, 0.0, square, alpha=alpha, between=(least, 1.0))
+    return lower, 1.0 - lower_bound(1.0 - scaled, 0.0, square, alpha=alpha, between=(1.0 - most, 1.0))

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tasks.analysis.anchor import Anchor
 from tasks.analysis.decision import Objective
 
 
@@ -15,7 +16,8 @@ class CanaryPlan:
 
     `champion` is the version it is compared with; null on a first release, which is judged against `threshold` alone.
     `bounds` are those of the analysed return (null: unbounded, asymptotic test); `clipped` says that returns are
-    clipped to them, which makes the clipped mean the estimand. `steps` are the weights of each arm.
+    clipped to them, which makes the clipped mean the estimand. `steps` are the weights of each arm, after
+    `shadow_requests` decisions in shadow. `anchor` is the champion's, as recorded when it was promoted (null: itself).
     """
 
     policy: str
@@ -34,6 +36,8 @@ class CanaryPlan:
     max_units_per_arm: int
     max_hours: float
     latency_slo_ms: float
+    shadow_requests: int = 0
+    anchor: Anchor | None = None
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -51,4 +55,6 @@ class CanaryPlan:
         if document["bounds"] is not None:
             low, high = document["bounds"]
             document["bounds"] = (low, high)
+        if document.get("anchor") is not None:
+            document["anchor"] = Anchor.from_json(document["anchor"])
         return CanaryPlan(**document)

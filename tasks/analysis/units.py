@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from tasks.analysis.decision import Bools
 class Start:
     """One experiment episode as stored: its place, its unit, its assigned arm and its outcome, if it has one.
 
-    `episode_return` is null while the episode runs; `abandoned` says that it never reported.
+    `episode_return` is null while the episode runs; `abandoned` says that it never reported. `events` names what
+    befell it (see `guardrails.RATES`); `covariate` is a number known of it before its arm acted, if it is kept.
     """
 
     start_seq: int
@@ -23,6 +25,8 @@ class Start:
     arm: str
     episode_return: float | None
     abandoned: bool
+    events: tuple[str, ...] = ()
+    covariate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Units:
 
     `assigned` [all started] is True for the challenger, in order of start: what the sample ratio is read from.
     `challenger`, `returns`, `abandoned` [analysed] are the units before the first one without an outcome.
+    `events` [analysed] says of each kind which of them it befell, `covariate` [analysed] is
+    NaN where it was not kept, and null if it never was.
     `finished` counts every unit with an outcome by arm, `waiting` those analysed only once an earlier one ends.
     """
 
@@ -40,6 +46,8 @@ class Units:
     abandoned: Bools
     finished: dict[str, int]
     waiting: int
+    events: Mapping[str, Bools] = field(default_factory=dict)
+    covariate: Floats | None = None
 
     def count(self, units: int | None = None) -> dict[str, int]:
         """Analysed units by arm, among the first `units` (all by default)."""
@@ -48,13 +56,13 @@ class Units:
 
     def first(self, units: int) -> Units:
         """The same canary with its analysed units cut to the first `units`."""
-        return Units(
-            self.assigned,
-            self.challenger[:units],
-            self.returns[:units],
-            self.abandoned[:units],
-            self.finished,
-            self.waiting,
+        return replace(
+            self,
+            challenger=self.challenger[:units],
+            returns=self.returns[:units],
+            abandoned=self.abandoned[:units],
+            events={kind: befell[:units] for kind, befell in self.events.items()},
+            covariate=None if self.covariate is None else self.covariate[:units],
         )
 
 
@@ -71,7 +79,7 @@ def analyse(
     seen: set[str] = set()
     assigned: list[bool] = []
     returns: list[float] = []
-    abandoned: list[bool] = []
+    counted: list[Start] = []
     finished = {"control": 0, "challenger": 0}
     complete = True
     for start in starts:
@@ -86,18 +94,22 @@ def analyse(
         if complete:
             rescored = start.abandoned and abandoned_return is not None
             returns.append(float(abandoned_return) if rescored else start.episode_return)  # type: ignore[arg-type]
-            abandoned.append(start.abandoned)
+            counted.append(start)
     values = np.array(returns, dtype=np.float64)
     if clip:
         values = values.clip(*clip)
     arms = np.array(assigned, dtype=bool)
+    kinds = sorted({kind for start in counted for kind in start.events})
+    covariate = np.array([math.nan if start.covariate is None else start.covariate for start in counted])
     return Units(
         arms,
         arms[: len(returns)],
         values,
-        np.array(abandoned, dtype=bool),
+        np.array([start.abandoned for start in counted], dtype=bool),
         finished,
         sum(finished.values()) - len(returns),
+        {kind: np.array([kind in start.events for start in counted], dtype=bool) for kind in kinds},
+        None if np.isnan(covariate).all() else covariate,
     )
 
 

@@ -484,11 +484,13 @@ def test_drift_looks_at_all_parts_of_an_observation_side_by_side(package: Path) 
     parts = (Tensor("observation.a", "float32", (2,)), Tensor("observation.b", "int64", ()))
     baselines = {
         "observations": {"mean": [0.0, 1.0, 2.0], "std": [1.0, 1.0, 0.5]},
-        "actions": {"kind": "discrete", "counts": [1, 1]},
+        "actions": {"kind": "discrete", "counts": [50, 50]},
     }
-    drift = Drift(msgspec.structs.replace(manifest, inputs=parts, baselines=baselines))
+    space = Space("Discrete", "int64", n=2)
+    drift = Drift(msgspec.structs.replace(manifest, inputs=parts, action_space=space, baselines=baselines))
     rows = Rows({"observation.a": np.tile([0.0, 1.0], (100, 1)), "observation.b": np.full(100, 5)}, 100)
-    for _ in range(16 * 5):
-        drift.sample(rows)
     assert drift.off is None
-    assert drift.observations() == pytest.approx((5 - 2) / 0.5)
+    for _ in range(100):
+        drift.sample(rows, np.zeros(100, np.int64))
+        told = {(reading.statistic, reading.dimension): reading.value for reading in drift.readings()}
+    assert told["mean", "all"] == pytest.approx((5 - 2) / 0.5)

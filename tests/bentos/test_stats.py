@@ -1,4 +1,4 @@
-"""Counters: what a worker counts, how workers add up, and how far things drifted from the baseline."""
+"""Counters: what a worker counts, and how workers add up."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.drift import Drift
 from bentos.package import read_manifest
-from bentos.rows import Rows
 from bentos.stats import ActionLabels, Arm, Stats, statistics, total
 from tests.bentos.policy_packages import BOX, write_package
 
@@ -55,18 +53,3 @@ def test_continuous_actions_count_by_dimension_and_the_baselines_bin(tmp_path: P
     for action in actions:
         labels.count(action[None], one_by_one)
     assert many == one_by_one == {"d0:0": 2, "d0:1": 1, "d0:2": 1, "d0:3": 2}
-
-
-def test_drift_is_the_distance_from_the_packages_baseline(tmp_path: Path) -> None:
-    baselines = {
-        "observations": {"mean": [0.0] * 4, "std": [2.0] * 4},
-        "actions": {"kind": "discrete", "counts": [50, 50]},
-    }
-    write_package(tmp_path, baselines=baselines)
-    drift = Drift(read_manifest(tmp_path))
-    for _ in range(16):
-        drift.sample(Rows(feeds={"observation": np.full((600, 4), 3.0, np.float32)}, size=600))
-    assert drift.observations() == pytest.approx(1.5)
-    assert drift.observations() is None, "a window is told once"
-    assert drift.actions({"0": 10, "1": 10}) is None, "too few to tell"
-    assert drift.actions({"0": 600, "1": 200}) == pytest.approx(0.25)

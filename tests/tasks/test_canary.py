@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -229,7 +230,8 @@ def test_a_fault_event_of_the_challenger_ends_the_canary(world: World) -> None:
 def test_non_finite_outputs_and_abandonment_end_the_canary(world: World) -> None:
     world.champion()
     release = world.release("run 2")
-    plan = canary.plan(release)
+    # scored like any other, an abandoned episode says nothing by its return
+    plan = replace(canary.plan(release), abandoned_return=490.0)
     canary.start(release)
     world.play(plan, 60, 490, 490, abandoned=0.9)
     judgement = world.look(plan)

@@ -81,6 +81,19 @@ def test_without_a_range_the_verdict_is_named_asymptotic(tmp_path: Path) -> None
     assert early["difference"]["lower"] is None
 
 
+def test_a_covariate_is_adjusted_for_where_it_is_known(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    covariate = generator.normal(0, 1, 3000)
+    plain = line(-0.3, units=3000, seed=3)
+    returns = (np.array(plain["return"]) / 5 + 200 + 60 * covariate).clip(0, 500).tolist()
+    known = [None if place % 10 == 0 else value for place, value in enumerate(covariate.tolist())]
+    for bounds in ([0, 500], None):
+        without = {**plain, "return": returns, "return_range": bounds, "margin": 2.0, "max_units_per_arm": 1500}
+        alone, adjusted = run(tmp_path, without, {**without, "covariate": known})
+        assert adjusted["verdict"] == "roll_back"
+        assert sum(adjusted["units"].values()) < 0.7 * sum(alone["units"].values())
+
+
 def test_a_label_of_the_callers_own_is_ignored(tmp_path: Path) -> None:
     assert run(tmp_path, line(units=5, world="beta"))[0]["verdict"] == "inconclusive"
 
@@ -92,6 +105,7 @@ def test_a_label_of_the_callers_own_is_ignored(tmp_path: Path) -> None:
         ({"return": [3.0, -0.5], "arm": ["control", "challenger"]}, r"return -0.5 of unit 2 lies outside return_range"),
         ({"return": [3.0], "arm": ["control", "challenger"]}, "2 entries in arm and 1 in return"),
         ({"return": [3.0], "arm": ["champion"]}, "not a canary"),
+        ({"covariate": [1.0]}, "1 entries in covariate and 4 in return"),
         ({"return_range": [5, 5]}, "low < high"),
         ({"alpha": 1.5}, "not a canary"),
         ({"max_units_per_arm": 0}, "not a canary"),

@@ -7,30 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tasks.analysis import guardrails
+from tasks.analysis.anchor import Anchor
 from tasks.analysis.guardrails import ArmStats
 from tasks.analysis.judge import Evidence, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Start, Units, analyse
+from tests.tasks.analysis.plans import PLAN
 
-PLAN = CanaryPlan(
-    policy="cartpole",
-    version="4",
-    champion="3",
-    generation="4-abc",
-    steps=(0.05, 0.25, 0.5),
-    units_per_step=10,
-    objective="non_inferiority",
-    margin=25.0,
-    alpha=0.05,
-    bounds=(0.0, 500.0),
-    clipped=False,
-    abandoned_return=0.0,
-    threshold=400.0,
-    max_units_per_arm=2000,
-    max_hours=24.0,
-    latency_slo_ms=50.0,
-)
 FIRST = replace(PLAN, champion=None)
 
 
@@ -148,27 +135,17 @@ def test_a_verdict_stays_what_it_was_when_more_units_come_in() -> None:
     assert (late.verdict, late.units, late.difference) == (early.verdict, early.units, early.difference)
 
 
-@pytest.mark.parametrize(
-    ("finished", "step", "advance"),
-    [
-        ({"control": 10, "challenger": 10}, 0, True),
-        ({"control": 10, "challenger": 9}, 0, False),
-        ({"control": 19, "challenger": 25}, 1, False),
-        ({"control": 20, "challenger": 25}, 1, True),
-        ({"control": 90, "challenger": 90}, 2, False),
-    ],
-)
-def test_the_ramp_goes_on_once_both_arms_have_their_units(finished: dict[str, int], step: int, advance: bool) -> None:
-    assert judge(Evidence(played(6, 300, 300, finished=finished), step=step), PLAN).advance is advance
-
-
-def test_a_first_release_ramps_by_the_challenger_alone() -> None:
-    units = replace(alone(2, 450), finished={"control": 0, "challenger": 10})
-    assert judge(Evidence(units), FIRST).advance
+def test_the_ramp_goes_on_when_it_may() -> None:
+    both = {"control": 20, "challenger": 25}
+    assert judge(Evidence(played(6, 300, 300, finished=both), step=1), PLAN).advance
+    assert not judge(Evidence(played(6, 300, 300, finished=both), step=2), PLAN).advance
+    shadow = replace(PLAN, shadow_requests=200)
+    assert judge(Evidence(played(0, 300, 300), step=-1, shadowed=200), shadow).advance
+    assert not judge(Evidence(played(0, 300, 300), step=-1, shadowed=10), shadow).advance
 
 
 def test_a_canary_that_ends_does_not_advance() -> None:
-    units = played(100, 300, 300)
+    units = played(40, 300, 300)
     assert judge(Evidence(units), PLAN).advance
     assert not judge(Evidence(units, challenger=ArmStats(non_finite=1)), PLAN).advance
 
@@ -184,11 +161,128 @@ def test_the_judgement_is_plain_json_with_its_numbers() -> None:
         "fallback_rate",
         "latency",
         "abandonment",
+        "lower_tail",
         "sample_ratio",
     }
 
 
 def test_a_plan_survives_being_written_down() -> None:
-    for plan in (PLAN, FIRST, replace(PLAN, bounds=None)):
+    for plan in (PLAN, FIRST, replace(PLAN, bounds=None), replace(PLAN, anchor=Anchor("2", -3.5))):
         assert CanaryPlan.from_json(plan.to_json()) == plan
         assert CanaryPlan.from_json(plan.document()) == plan
+
+
+def test_a_plan_of_an_earlier_release_is_still_read() -> None:
+    document = PLAN.document()
+    del document["anchor"], document["shadow_requests"]
+    assert CanaryPlan.from_json(document) == PLAN
+
+
+def test_what_was_lost_since_the_best_champion_is_not_lost_again() -> None:
+    equal = Evidence(played(1500, 300, 300))
+    assert judge(equal, replace(PLAN, anchor=Anchor("2", 0.0))).verdict == "promote"
+    found = judge(equal, replace(PLAN, anchor=Anchor("2", -25.0)))
+    assert found.verdict == "continue"
+    assert "has not passed 0" in found.reason
+    some = judge(equal, replace(PLAN, anchor=Anchor("2", -15.0)))
+    assert some.verdict == "promote"
+    assert "is above -10, what is left of the margin since version 2" in some.reason
+
+
+def test_units_that_meet_with_faults_more_often_than_controls_are_rolled_back_and_counted_once() -> None:
+    units = played(400, 300, 300)
+    clean = np.zeros(400, dtype=bool)
+    for kind in guardrails.RATES:
+        befell = units.challenger & (np.arange(400) < 60)
+        found = judge(Evidence(replace(units, events={kind: befell})), replace(PLAN, objective="superiority"))
+        assert found.verdict == "roll_back"
+        assert found.units["challenger"] < 15
+        assert f"{found.units['challenger']} units of the challenger met with a {kind}, 0 of control" in found.reason
+        assert judge(Evidence(replace(units, events={kind: clean})), PLAN).verdict == "promote"
+
+
+def test_a_lower_tail_that_the_mean_hides_is_rolled_back() -> None:
+    generator = np.random.default_rng(3)
+    arms = generator.random(2000) < 0.5
+    failed = generator.random(2000) < np.where(arms, 0.3, 0.1)
+    returns = np.where(failed, 0.0, np.where(arms, 360 / 0.7, 400.0)).clip(0, 500)
+    units = replace(played(2000, 300, 300), challenger=arms, assigned=arms, returns=returns)
+    found = judge(Evidence(units), replace(PLAN, objective="superiority"))
+    assert (found.verdict, "lower_tail" in found.reason) == ("roll_back", True)
+
+
+def test_what_befalls_units_after_the_verdict_does_not_undo_it() -> None:
+    units = played(3000, 300, 300, seed=6)
+    late = units.challenger & (np.arange(3000) >= 1500)
+    found = judge(Evidence(replace(units, abandoned=late, events={"fault": late})), PLAN)
+    assert found.verdict == "promote"
+
+
+def test_a_covariate_of_the_units_is_used() -> None:
+    generator = np.random.default_rng(4)
+    arms, covariate = generator.random(3000) < 0.5, generator.normal(0, 1, 3000)
+    returns = (250 + 40 * covariate + generator.normal(0, 10, 3000)).clip(0, 500)
+    plain = replace(played(3000, 300, 300), challenger=arms, assigned=arms, returns=returns)
+    for plan in (replace(PLAN, margin=5.0), replace(PLAN, margin=5.0, bounds=None)):
+        adjusted = judge(Evidence(replace(plain, covariate=covariate)), plan)
+        assert adjusted.verdict == "promote"
+        assert sum(adjusted.units.values()) < sum(judge(Evidence(plain), plan).units.values())
+
+
+def test_the_budgets_of_all_tests_are_added_up() -> None:
+    assert guardrails.budget(0.05, first_release=True) == {"roll_back": 0.05, "inconclusive": 0.0}
+    assert guardrails.budget(0.05, first_release=False) == pytest.approx({"roll_back": 0.1, "inconclusive": 0.01})
+
+
+WORLDS = {
+    "worse": {"shift": -40.0},
+    "equal": {},
+    "abandoned": {"lost": 0.2},
+    "faulty": {"faults": 0.3},
+    "a broken split": {"share": 0.25},
+    "wild": {"failures": 0.4},
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    world=st.sampled_from(sorted(WORLDS)),
+    seed=st.integers(0, 30),
+    looks=st.lists(st.integers(1, 1500), min_size=1, max_size=6),
+    budget=st.sampled_from([100, 2000]),
+)
+def test_a_verdict_once_said_is_said_at_the_same_unit_for_ever(
+    world: str, seed: int, looks: list[int], budget: int
+) -> None:
+    units, plan = eventful(seed, **WORLDS[world]), replace(PLAN, margin=15.0, max_units_per_arm=budget)
+    said = [judge(Evidence(so_far(units, count)), plan) for count in [*sorted(looks), 1500]]
+    ended = [one for one in said if one.verdict != "continue"]
+    for one in ended[1:]:
+        assert (one.verdict, one.reason, one.units) == (ended[0].verdict, ended[0].reason, ended[0].units)
+        assert one.difference == ended[0].difference
+    assert said[: len(said) - len(ended)] == [one for one in said if one.verdict == "continue"]
+
+
+def eventful(
+    seed: int, *, shift: float = 0.0, lost: float = 0.0, faults: float = 0.02, share: float = 0.5, failures: float = 0.1
+) -> Units:
+    """1,500 units to which things happen; what is given is the challenger's."""
+    generator = np.random.default_rng(seed)
+    arms = generator.random(1500) < share
+    failed = generator.random(1500) < np.where(arms, failures, 0.1)
+    returns = (
+        np.where(failed, 0.0, 300.0 + 30.0 * (failures - 0.1) * arms) + generator.normal(50, 10, 1500) + shift * arms
+    )
+    return replace(
+        played(1500, 300, 300),
+        assigned=arms,
+        challenger=arms,
+        returns=returns.clip(0, 500),
+        abandoned=generator.random(1500) < lost * arms,
+        events={"fault": generator.random(1500) < np.where(arms, faults, 0.02)},
+    )
+
+
+def so_far(units: Units, count: int) -> Units:
+    """The canary as it was stored when `count` units had started and ended."""
+    return replace(units.first(count), assigned=units.assigned[:count])

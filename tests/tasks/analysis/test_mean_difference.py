@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.analysis.betting import FRACTIONS
+from tasks.analysis.betting import MOST
+from tasks.analysis.centre import WINDOW
 from tasks.analysis.decision import first_look
-from tasks.analysis.mean_difference import decide, scores
+from tasks.analysis.mean_difference import Comparison, confidence, decide, scores, wealth_above, wealth_below
+from tasks.analysis.stakes import AIMED, GRID
 
 BOUNDS = (0.0, 500.0)
 
@@ -19,17 +24,23 @@ def coin(units: int, seed: int = 0) -> np.ndarray:
 
 
 def by_the_book(challenger: np.ndarray, scaled: np.ndarray, margin: float, alpha: float) -> tuple[str | None, int]:
-    """The method in plain loops, as published: the first look at which either wealth passes 1/alpha."""
-    down, up, total = np.ones(len(FRACTIONS)), np.ones(len(FRACTIONS)), 0.0
+    """The method in plain loops, as described: the first look at which either wealth passes 1/alpha."""
+    down, up, aimed, squares = np.ones(len(GRID)), np.ones(len(GRID)), 1.0, 0.25 * 3
+    patient = GRID**-0.5 / (GRID**-0.5).sum()
     for place, (arm, value) in enumerate(zip(challenger, scaled, strict=True)):
-        centre = total / place if place else 0.5
+        earlier = scaled[max(place - WINDOW, 0) : place]
+        centre = (0.5 + earlier.sum()) / (1 + len(earlier))
         score, bound = (2 if arm else -2) * (value - centre), 2 * max(centre, 1 - centre)
-        down *= 1 - FRACTIONS * score / bound
-        up *= 1 + FRACTIONS * (score + margin) / (bound + margin)
-        total += value
+        square = squares / (3 + place)
+        stakes = GRID / math.sqrt(square)
+        down *= 1 - np.minimum(stakes, MOST / bound) * score
+        most = MOST / (bound - margin)
+        up *= 1 + np.minimum(stakes, most) * (score + margin)
+        aimed *= 1 + min(margin / square, most) * (score + margin)
+        squares += score**2
         if down.mean() >= 1 / alpha:
             return "roll_back", place + 1
-        if up.mean() >= 1 / alpha:
+        if (1 - AIMED) * (up @ patient) + AIMED * aimed >= 1 / alpha:
             return "promote", place + 1
     return None, len(scaled)
 
@@ -51,6 +62,7 @@ def test_the_centre_never_looks_at_the_unit_itself_or_later_ones() -> None:
     after, bound_after = scores(challenger, changed)
     np.testing.assert_array_equal(before[:30], after[:30])
     np.testing.assert_array_equal(bound[:31], bound_after[:31])
+    assert (bound[31:60] != bound_after[31:60]).any()
     assert (np.abs(before) <= bound + 1e-12).all()
 
 
@@ -65,6 +77,18 @@ def test_bounds_and_verdict_never_disagree(objective: str, shift: float) -> None
     assert found.bounds.upper is not None
     assert (found.verdict == "promote") == (found.bounds.lower >= floor)
     assert (found.verdict == "roll_back") == (found.bounds.upper <= 0.0)
+
+
+def test_a_bound_that_decided_excludes_what_it_was_held_against() -> None:
+    for seed in range(60):
+        challenger = coin(1500, seed)
+        shift = 60.0 if seed % 2 else -60.0
+        returns = np.clip(np.random.default_rng(seed).normal(250, 80, 1500) + shift * challenger, *BOUNDS)
+        found = decide(challenger, returns, bounds=BOUNDS, margin=25, alpha=0.05, objective="superiority")
+        assert found.bounds.lower is not None
+        assert found.bounds.upper is not None
+        assert found.verdict in ("promote", "roll_back")
+        assert (found.bounds.lower > 0) if found.verdict == "promote" else (found.bounds.upper < 0)
 
 
 def test_superiority_asks_for_more_than_not_worse() -> None:
@@ -114,3 +138,105 @@ def test_the_scale_of_returns_changes_nothing() -> None:
     other = decide(challenger, 40 * returns - 30, bounds=(-30, 10), margin=2, alpha=0.05, objective="non_inferiority")
     assert (one.verdict, one.units) == (other.verdict, other.units)
     assert other.bounds.upper == pytest.approx(40 * (one.bounds.upper or math.nan), abs=1e-3)
+
+
+def test_the_wealth_falls_as_the_hypothesis_grows_so_that_bounds_are_one_point() -> None:
+    challenger = coin(400, seed=13)
+    scaled = np.random.default_rng(14).beta(4, 2, 400)
+    score, bound = scores(challenger, scaled)
+    ladder = np.array([wealth_below(score, bound, d, 0.02) for d in np.linspace(-1, 1, 81)])
+    assert (np.diff(ladder, axis=0) <= 1e-9).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    cuts=st.lists(st.integers(0, 900), max_size=12),
+    seed=st.integers(0, 50),
+    shift=st.sampled_from([-0.3, -0.1, 0.0, 0.1]),
+    clipped=st.booleans(),
+)
+def test_the_verdict_falls_at_the_same_unit_whatever_the_batching(
+    cuts: list[int], seed: int, shift: float, clipped: bool
+) -> None:
+    challenger = coin(900, seed)
+    generator = np.random.default_rng(seed + 1000)
+    covariate = generator.normal(size=900) if clipped else None
+    returns = (generator.beta(4, 2, 900) + shift * challenger).clip(0, 1)
+    kind = {"bounds": (0.0, 1.0), "margin": 0.04, "alpha": 0.05, "objective": "non_inferiority"}
+    whole = decide(challenger, returns, covariate=covariate, **kind)  # type: ignore[arg-type]
+    fed = Comparison(**kind)  # type: ignore[arg-type]
+    for begin, end in itertools.pairwise([0, *sorted(cuts), 900]):
+        part = slice(begin, end)
+        fed.feed(challenger[part], returns[part], None if covariate is None else covariate[part])
+    assert fed.decision() == whole
+
+
+def test_units_one_by_one_are_the_same_as_all_at_once() -> None:
+    challenger = coin(700, seed=21)
+    returns = (np.random.default_rng(22).beta(4, 2, 700) - 0.1 * challenger).clip(0, 1)
+    kind = {"bounds": (0.0, 1.0), "margin": 0.02, "alpha": 0.05, "objective": "superiority"}
+    fed = Comparison(**kind)  # type: ignore[arg-type]
+    while fed.verdict is None and fed.units < 700:
+        fed.feed(challenger[fed.units : fed.units + 1], returns[fed.units : fed.units + 1])
+    assert fed.verdict == "roll_back"
+    assert fed.decision() == decide(challenger, returns, **kind)  # type: ignore[arg-type]
+
+
+def test_a_covariate_that_explains_returns_saves_units_and_one_that_does_not_costs_few() -> None:
+    def units(explains: float, used: bool) -> float:
+        needed = []
+        for seed in range(40):
+            generator, challenger = np.random.default_rng(seed), coin(6000, seed)
+            covariate = generator.normal(size=6000)
+            noise = generator.normal(size=6000)
+            returns = 0.5 + 0.1 * (explains * covariate + math.sqrt(1 - explains**2) * noise) - 0.03 * challenger
+            found = decide(
+                challenger,
+                returns.clip(0, 1),
+                bounds=(0, 1),
+                margin=0.01,
+                alpha=0.05,
+                objective="non_inferiority",
+                covariate=covariate if used else None,
+            )
+            needed.append(found.units)
+        return float(np.median(needed))
+
+    assert units(0.8, used=True) < 0.6 * units(0.8, used=False)
+    assert units(0.0, used=True) < 1.15 * units(0.0, used=False)
+
+
+def test_each_bound_holds_at_every_look_with_its_own_confidence() -> None:
+    missed = {"lower": 0, "upper": 0}
+    for seed in range(300):
+        challenger = coin(600, seed)
+        scaled = np.random.default_rng(seed + 500).beta(4, 2, 600) * 0.8 + 0.1 * challenger
+        score, bound = scores(challenger, scaled)
+        needed = math.log(1 / 0.05)
+        # a bound that ever passes the truth is a wealth against the truth that ever passes 1/alpha
+        missed["lower"] += bool((wealth_below(score, bound, 0.1) >= needed).any())
+        missed["upper"] += bool((wealth_above(score, bound, 0.1) >= needed).any())
+    for count in missed.values():
+        assert count / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+        assert count > 0, "a bound that never misses is wider than it says"
+
+
+def test_an_anchor_moves_what_a_promotion_must_show_and_nothing_else() -> None:
+    challenger = coin(4000, seed=5)
+    returns = np.random.default_rng(6).normal(250, 30, 4000).clip(*BOUNDS)
+    kind = {"bounds": BOUNDS, "margin": 20.0, "alpha": 0.05, "objective": "non_inferiority"}
+    free = decide(challenger, returns, **kind)  # type: ignore[arg-type]
+    anchored = decide(challenger, returns, floor=-5.0, **kind)  # type: ignore[arg-type]
+    assert free.verdict == "promote"
+    assert anchored.verdict is None or anchored.units > free.units
+    assert free.bounds.lower is not None
+    assert free.bounds.lower >= -20.0
+
+
+def test_bounds_tighten_as_units_come_in() -> None:
+    challenger = coin(4000, seed=30)
+    score, bound = scores(challenger, np.random.default_rng(31).beta(4, 2, 4000))
+    widths = [np.subtract(*confidence(score[:n], bound[:n], 0.05)[::-1]) for n in (0, 10, 100, 1000, 4000)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == 2.0
+    assert widths[-1] < 0.05

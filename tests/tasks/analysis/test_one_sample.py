@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.analysis.one_sample import confidence, decide
+from tasks.analysis.one_sample import Sample, confidence, decide
 
 BOUNDS = (0.0, 500.0)
 
@@ -53,3 +57,26 @@ def test_bounds_hold_the_mean_at_every_look_together() -> None:
         lower, upper = confidence(generator.beta(4, 2, 300), 0.05, 0.5)
         missed += not lower <= 4 / 6 <= upper
     assert missed / 200 <= 0.10 + 3 * np.sqrt(0.1 * 0.9 / 200)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    cuts=st.lists(st.integers(0, 500), max_size=10),
+    seed=st.integers(0, 50),
+    threshold=st.sampled_from([0.0, 300.0, 330.0, 360.0, 500.0]),
+)
+def test_the_verdict_falls_at_the_same_unit_whatever_the_batching(cuts: list[int], seed: int, threshold: float) -> None:
+    returns = 500 * np.random.default_rng(seed).beta(4, 2, 500)
+    fed = Sample(bounds=BOUNDS, threshold=threshold, alpha=0.05)
+    for begin, end in itertools.pairwise([0, *sorted(cuts), 500]):
+        fed.feed(returns[begin:end])
+    assert fed.decision() == decide(returns, bounds=BOUNDS, threshold=threshold, alpha=0.05)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bounds_and_verdict_never_disagree(seed: int) -> None:
+    found = decide(500 * np.random.default_rng(seed).beta(4, 2, 400), bounds=BOUNDS, threshold=325, alpha=0.05)
+    assert found.bounds.lower is not None
+    assert found.bounds.upper is not None
+    assert (found.verdict == "promote") == (found.bounds.lower >= 325)
+    assert (found.verdict == "roll_back") == (found.bounds.upper <= 325)
