@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from bentos.breaker import Breaker
-from bentos.drift import Drift
 from bentos.episodes import Episode, Signer, State, user_hash
 from bentos.overrides import Active, Overrides
 from bentos.package import PackageError, Safety, Serve, Space, Tensor, load
@@ -477,20 +476,3 @@ def test_memory_and_masks_are_no_hindrance_to_a_canary_and_another_space_is(pack
     maskable = msgspec.structs.replace(manifest, inputs=(*manifest.inputs, Tensor("action_mask", "bool", (2,))))
     assert same_questions(manifest, maskable)
     assert not same_questions(manifest, msgspec.structs.replace(manifest, action_space=BOX))
-
-
-def test_drift_looks_at_all_parts_of_an_observation_side_by_side(package: Path) -> None:
-    manifest = load(package).manifest
-    parts = (Tensor("observation.a", "float32", (2,)), Tensor("observation.b", "int64", ()))
-    baselines = {
-        "observations": {"mean": [0.0, 1.0, 2.0], "std": [1.0, 1.0, 0.5]},
-        "actions": {"kind": "discrete", "counts": [50, 50]},
-    }
-    space = Space("Discrete", "int64", n=2)
-    drift = Drift(msgspec.structs.replace(manifest, inputs=parts, action_space=space, baselines=baselines))
-    rows = Rows({"observation.a": np.tile([0.0, 1.0], (100, 1)), "observation.b": np.full(100, 5)}, 100)
-    assert drift.off is None
-    for _ in range(100):
-        drift.sample(rows, np.zeros(100, np.int64))
-        told = {(reading.statistic, reading.dimension): reading.value for reading in drift.readings()}
-    assert told["mean", "all"] == pytest.approx((5 - 2) / 0.5)
