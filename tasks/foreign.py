@@ -6,6 +6,7 @@ Run as `python -m tasks.foreign` by `tasks/delivery.py`: all in one process, so 
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -157,7 +158,7 @@ def _with_returns(
     if playable.environment is not None and rollout is not None:
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + EPISODES)
         returns = paired_returns(
-            playable.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, rollout
+            playable.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, rollout.returns
         )
     if not acts_alike(returns):
         raise Rejected(
@@ -254,6 +255,8 @@ def _known(agent: Agent, exported: Exported, playable: Playable, rollout: Rollou
 
 
 def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+    # Importing and tracing make a million objects that stay; looking through them again and again takes a second.
+    gc.set_threshold(200_000, 50, 50)
     return make_package(msgspec.convert(request, Request), say)
 
 
