@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from bentos.package import Space, Tensor
 from tasks import parity, runs
@@ -144,8 +145,10 @@ def export(release: runs.Release) -> dict[str, Any]:
 
     from tasks.benchmark import ORIGINALS, alone, compare_with_originals
     from tasks.environments import make
-    from tasks.evaluate import ROLLOUT, load_rollout
+    from tasks.evaluate import EVALUATION, ROLLOUT, load_rollout
     from tasks.importing import fetch_agent
+    from tasks.returns import EPISODES, acts_alike, paired_returns
+    from tasks.rollout import EVALUATION_SEED
 
     torch.set_num_threads(1)
     with release.scratch() as scratch:
@@ -156,6 +159,12 @@ def export(release: runs.Release) -> dict[str, Any]:
         directory.mkdir()
         exported = export_policy(agent, directory, environment.observation_space, given)
         environment.close()
+        earned = np.array(release.need_json(EVALUATION)["returns"][:EPISODES])
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + len(earned))
+        returns = paired_returns(
+            release.spec.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, earned
+        )
+        exported = msgspec.structs.replace(exported, parity={**exported.parity, "returns": returns})
         release.put_directory(directory, "export")
         with alone():
             release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given))
@@ -163,6 +172,11 @@ def export(release: runs.Release) -> dict[str, Any]:
     release.tag(stage="exported")
     if not exported.parity["equal"]:
         raise Rejected(f"the exported policy does not act as the original: {parity.worst(exported.parity)}")
+    if not acts_alike(returns):
+        raise Rejected(
+            f"on {returns['episodes']} paired episodes the exported policy earns {returns['exported']:.2f}, "
+            f"the original {returns['original']:.2f}"
+        )
     log.info("ONNX, TorchScript and pt2 equal the original on %d observations", exported.parity["observations"])
     return {
         "outputs": [output.name for output in exported.outputs],
