@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, dummy, dynamic_shapes=(tuple({0: batch} for _ in dummy),))
+        _forget_sources(program.graph_module)
         torch.export.save(program, directory / PT2)
         torch.onnx.export(
             program,
@@ -70,7 +72,24 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
         )
         traced = torch.jit.freeze(torch.jit.trace(graph, dummy, check_trace=False))
         torch.jit.save(traced, str(directory / TORCHSCRIPT))
+    _leave_out_debug_records(directory / TORCHSCRIPT)
     onnx.checker.check_model(onnx.load(directory / ONNX), full_check=True)
+
+
+def _forget_sources(graph: torch.fx.GraphModule) -> None:
+    """Take the places in source files out of a graph: what is exported names no path of this machine."""
+    for node in graph.graph.nodes:
+        node.meta.pop("stack_trace", None)
+
+
+def _leave_out_debug_records(path: Path) -> None:
+    """Write a TorchScript archive again without its debug records, which hold the paths of source files."""
+    draft = path.with_suffix(".draft")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(entry, source.read(entry))
+    draft.replace(path)
 
 
 def torch_decider(module: torch.nn.Module, exporter: Exporter) -> Decide:
