@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import gc
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -261,4 +262,6 @@ def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # A short life full of imports and traces: looking for garbage so often would be a seventh of it.
+    gc.set_threshold(200_000, 50, 50)
     apart.answer(_work)
