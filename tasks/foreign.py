@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import gc
 import shutil
 import time
 from collections.abc import Iterator, Mapping
