@@ -265,7 +265,7 @@ class Follower:
             if challenger is None or (champion.name if champion else None) != canary.champion:
                 canary = None
             elif champion is not None and not same_questions(champion.manifest, challenger.manifest):
-                problem = f"version {canary.version} has another observation or action space than the champion"
+                problem = f"version {canary.version} has other observation or action spaces than the champion"
                 canary = None
         provider = loaded.get(asked.canary.version) if asked.canary else None
         if provider is None and loaded:

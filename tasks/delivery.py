@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
-import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,13 +13,12 @@ import msgspec
 
 from bentos import package
 from tasks import apart
+from tasks.aside import put, refuse_occupied, written_aside
 from tasks.errors import Misconfigured
 from tasks.zips import read_data
 from tasks.zoo import Layout, find_layout
 
 LIMITS = apart.Limits(seconds=300.0, memory_mb=4000.0)
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 
 
 @dataclass(frozen=True)
@@ -61,9 +53,9 @@ def deliver(order: Order, say: apart.Say) -> dict[str, Any]:
     if (found := _identical(out, source)) is not None:
         return _document(out, found, {}, True, started)
     if not order.force:
-        _refuse_occupied(out)
+        refuse_occupied(out)
     _refuse_dangerous(out, order)
-    with _aside(out) as scratch:
+    with written_aside(out) as scratch:
         directory = scratch / "package"
         directory.mkdir()
         request = {
@@ -82,7 +74,7 @@ def deliver(order: Order, say: apart.Say) -> dict[str, Any]:
         made = apart.run("tasks.foreign", request, str(order.zip), order.limits, scratch, say)
         say("looking the package over")
         look_over(directory, made["package_sha256"])
-        _put(directory, out, order.force)
+        put(directory, out, order.force)
     return _document(out, made["package_sha256"], made["seconds"], False, started)
 
 
@@ -154,15 +146,6 @@ def look_over(directory: Path, sha256: str | None = None) -> None:
         package.load(directory, sha256, variant)
 
 
-def _refuse_occupied(out: Path) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if out.is_dir():
-        what = "another policy package" if (out / package.MANIFEST).is_file() else "something else"
-        raise Misconfigured(f"{out}: holds {what}; choose another --out, or replace it with --force")
-    raise Misconfigured(f"{out}: is a file, not a directory; choose another --out, or move it")
-
-
 def _refuse_dangerous(out: Path, order: Order) -> None:
     """Replacing a directory must not take along the zip, the working directory or the home."""
     if out.exists() and not out.is_dir():
@@ -171,97 +154,6 @@ def _refuse_dangerous(out: Path, order: Order) -> None:
     for path in held:
         if path.resolve().is_relative_to(out):
             raise Misconfigured(f"{out}: holds {path}; choose another --out")
-
-
-@contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A directory beside `out`, gone afterwards whatever happens; what killed exports left there is removed first.
-
-    It is locked as long as this process lives, so that one export never removes what another is writing.
-    """
-    created = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
-        scratch = out.with_name(f"{out.name}.partial-{os.getpid()}")
-        scratch.mkdir()
-    except OSError as error:
-        _remove_empty(created)
-        raise Misconfigured(f"{out}: cannot be written: {error.strerror}; choose another --out") from error
-    lock = os.open(scratch, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield scratch
-    except OSError as error:
-        raise Misconfigured(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(lock)
-        _remove_empty(created)
-
-
-def _remove_stale(out: Path) -> None:
-    for path in out.parent.iterdir():
-        if not re.fullmatch(rf"{re.escape(out.name)}\.partial-\d+", path.name):
-            continue
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between its making and its locking a directory is free, but its maker lives.
-            if not _lives(int(path.name.rpartition("-")[2])):
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)
-
-
-def _lives(pid: int) -> bool:
-    """Whether another process has this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
-
-
-def _remove_empty(directories: list[Path]) -> None:
-    for path in directories:
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
-def _put(directory: Path, out: Path, force: bool) -> None:
-    """Put a finished directory in place, in one step that is never seen half done."""
-    try:
-        directory.rename(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if not force:
-            _refuse_occupied(out)
-        _exchange(directory, out)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories atomically (renameat2(2)); what was replaced is left where the new one was written."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE) == 0:
-        return
-    replaced = one.with_name("replaced")
-    other.rename(replaced)
-    try:
-        one.rename(other)
-    except OSError:
-        replaced.rename(other)
-        raise
 
 
 def _document(out: Path, sha256: str, seconds: dict[str, float], identical: bool, started: float) -> dict[str, Any]:

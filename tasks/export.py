@@ -6,10 +6,12 @@ import contextlib
 import io
 import logging
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from bentos.package import Space, Tensor
 from tasks import parity, runs
@@ -55,6 +57,7 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, dummy, dynamic_shapes=(tuple({0: batch} for _ in dummy),))
+        _forget_sources(program.graph_module)
         torch.export.save(program, directory / PT2)
         torch.onnx.export(
             program,
@@ -69,7 +72,24 @@ def write_formats(exporter: Exporter, directory: Path) -> None:
         )
         traced = torch.jit.freeze(torch.jit.trace(graph, dummy, check_trace=False))
         torch.jit.save(traced, str(directory / TORCHSCRIPT))
+    _leave_out_debug_records(directory / TORCHSCRIPT)
     onnx.checker.check_model(onnx.load(directory / ONNX), full_check=True)
+
+
+def _forget_sources(graph: torch.fx.GraphModule) -> None:
+    """Take the places in source files out of a graph: what is exported names no path of this machine."""
+    for node in graph.graph.nodes:
+        node.meta.pop("stack_trace", None)
+
+
+def _leave_out_debug_records(path: Path) -> None:
+    """Write a TorchScript archive again without its debug records, which hold the paths of source files."""
+    draft = path.with_suffix(".draft")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(entry, source.read(entry))
+    draft.replace(path)
 
 
 def torch_decider(module: torch.nn.Module, exporter: Exporter) -> Decide:
@@ -144,8 +164,10 @@ def export(release: runs.Release) -> dict[str, Any]:
 
     from tasks.benchmark import ORIGINALS, alone, compare_with_originals
     from tasks.environments import make
-    from tasks.evaluate import ROLLOUT, load_rollout
+    from tasks.evaluate import EVALUATION, ROLLOUT, load_rollout
     from tasks.importing import fetch_agent
+    from tasks.returns import EPISODES, acts_alike, paired_returns
+    from tasks.rollout import EVALUATION_SEED
 
     torch.set_num_threads(1)
     with release.scratch() as scratch:
@@ -156,6 +178,12 @@ def export(release: runs.Release) -> dict[str, Any]:
         directory.mkdir()
         exported = export_policy(agent, directory, environment.observation_space, given)
         environment.close()
+        earned = np.array(release.need_json(EVALUATION)["returns"][:EPISODES])
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + len(earned))
+        returns = paired_returns(
+            release.spec.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, earned
+        )
+        exported = msgspec.structs.replace(exported, parity={**exported.parity, "returns": returns})
         release.put_directory(directory, "export")
         with alone():
             release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given))
@@ -163,6 +191,11 @@ def export(release: runs.Release) -> dict[str, Any]:
     release.tag(stage="exported")
     if not exported.parity["equal"]:
         raise Rejected(f"the exported policy does not act as the original: {parity.worst(exported.parity)}")
+    if not acts_alike(returns):
+        raise Rejected(
+            f"on {returns['episodes']} paired episodes the exported policy earns {returns['exported']:.2f}, "
+            f"the original {returns['original']:.2f}"
+        )
     log.info("ONNX, TorchScript and pt2 equal the original on %d observations", exported.parity["observations"])
     return {
         "outputs": [output.name for output in exported.outputs],

@@ -6,6 +6,8 @@ Run as `python -m tasks.foreign` by `tasks/delivery.py`: all in one process, so 
 from __future__ import annotations
 
 import contextlib
+import gc
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from tasks.playable import Playable
     from tasks.rollout import Rollout
     from tasks.selection import Selection
+
+
+FULL_DISK_BYTES = 2**20
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -74,7 +79,6 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
     with steps.step("import", "loading torch"):
         import torch
 
-        from tasks.export import export_policy
         from tasks.importing import load_model
 
         torch.set_num_threads(1)
@@ -85,18 +89,7 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
     with steps.step("play", f"playing {request.environment}" if request.environment else "no environment to play"):
         playable, rollout = _play(agent, request)
     with steps.step("export", "exporting and proving it equal"):
-        given = None if rollout is None else rollout.inputs
-        try:
-            exported = export_policy(agent, directory, playable.space, given)
-        except Misconfigured:
-            raise
-        except OSError as error:
-            raise Misconfigured(f"{directory}: cannot be written: {error.strerror or error}") from error
-        except Exception as error:
-            raise Misconfigured(
-                f"{request.zip}: cannot be exported: {type(error).__name__}: {first_line(error)}; "
-                "is there a custom class in it that decides by the values of a tensor?"
-            ) from error
+        exported = _export(agent, request, playable, rollout)
     if not exported.parity["equal"]:
         raise Rejected(f"{request.zip}: the exported policy does not act as the original: {worst(exported.parity)}")
     with steps.step("returns", "comparing returns"):
@@ -129,6 +122,29 @@ def _play(agent: Agent, request: Request) -> tuple[Playable, Rollout | None]:
         return unplayed(playable, error), None
 
 
+def _export(agent: Agent, request: Request, playable: Playable, rollout: Rollout | None) -> Exported:
+    """All formats and their proof, on what the original met where it was played. Raises Misconfigured."""
+    from tasks.evaluate import KEPT_STEPS
+    from tasks.export import export_policy
+    from tasks.rollout import thin
+
+    directory = Path(request.directory)
+    given = None if rollout is None else thin(rollout, KEPT_STEPS).inputs
+    try:
+        return export_policy(agent, directory, playable.space, given)
+    except Misconfigured:
+        raise
+    except Exception as error:
+        # Torch tells of a full disk in words of its own.
+        if isinstance(error, OSError) or shutil.disk_usage(directory).free < FULL_DISK_BYTES:
+            why = getattr(error, "strerror", None) or "no space left"
+            raise Misconfigured(f"{directory.parents[1]}: cannot be written: {why}") from error
+        raise Misconfigured(
+            f"{request.zip}: cannot be exported: {type(error).__name__}: {first_line(error)}; "
+            "is there a custom class in it that decides by the values of a tensor?"
+        ) from error
+
+
 def _with_returns(
     exported: Exported, agent: Agent, directory: Path, playable: Playable, rollout: Rollout | None, zip_path: str
 ) -> Exported:
@@ -142,7 +158,7 @@ def _with_returns(
     if playable.environment is not None and rollout is not None:
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + EPISODES)
         returns = paired_returns(
-            playable.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, rollout
+            playable.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, rollout.returns
         )
     if not acts_alike(returns):
         raise Rejected(
@@ -239,8 +255,12 @@ def _known(agent: Agent, exported: Exported, playable: Playable, rollout: Rollou
 
 
 def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+    # Importing and tracing make a million objects that stay; looking through them again and again takes a second.
+    gc.set_threshold(200_000, 50, 50)
     return make_package(msgspec.convert(request, Request), say)
 
 
 if __name__ == "__main__":
+    # A short life full of imports and traces: looking for garbage so often would be a seventh of it.
+    gc.set_threshold(200_000, 50, 50)
     apart.answer(_work)

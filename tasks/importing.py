@@ -1,4 +1,4 @@
-"""Import Stable-Baselines3 zips. They are pickles: here is the only place that opens them.
+"""Import Stable-Baselines3 zips: what is pickled in them is opened here, through `tasks/pickles.py`, and nowhere else.
 
 A foreign zip is opened in a process of its own, with limits of time and memory and without this process's
 environment variables, and saved again with today's classes. That guards against broken files, not against malice:
@@ -7,13 +7,8 @@ open only files you trust.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import logging
-import pickle
-import re
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -26,7 +21,7 @@ from tasks import apart, inputs
 from tasks.algorithms import algorithm_class
 from tasks.errors import Misconfigured, first_line
 from tasks.inputs import Inputs, Outputs
-from tasks.vecnormalize import check_statistics
+from tasks.pickles import alias_gym, fresh_space, number, open_field, open_normalizer
 from tasks.zips import guess_algorithm, is_pickled, read_data
 from tasks.zoo import find_layout
 
@@ -72,37 +67,6 @@ class Agent:
         return outputs
 
 
-def _alias_gym() -> None:
-    """Let pickles of the gym 0.21 era find their spaces in Gymnasium."""
-    import gymnasium
-    import gymnasium.spaces
-
-    sys.modules.setdefault("gym", gymnasium)
-    sys.modules.setdefault("gym.spaces", gymnasium.spaces)
-    for name in ("box", "discrete", "multi_discrete", "multi_binary", "dict", "tuple", "space"):
-        sys.modules.setdefault(f"gym.spaces.{name}", sys.modules[f"gymnasium.spaces.{name}"])
-
-
-def _fresh_space(space: Any, whose: str) -> Any:
-    """The same space made anew: a pickled one of another version lacks attributes."""
-    from gymnasium import spaces
-
-    match type(space).__name__:
-        case "Box":
-            return spaces.Box(space.low, space.high, dtype=space.dtype.type)
-        case "Discrete":
-            return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
-        case "MultiDiscrete":
-            return spaces.MultiDiscrete(space.nvec)
-        case "MultiBinary":
-            return spaces.MultiBinary(space.n)
-        case "Dict":
-            return spaces.Dict({name: _fresh_space(part, whose) for name, part in space.spaces.items()})
-    raise Misconfigured(
-        f"{whose} is a {type(space).__name__}; supported: Box, Discrete, MultiDiscrete, MultiBinary, Dict"
-    )
-
-
 def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm: str | None = None) -> Agent:
     """Open an SB3 zip (a pickle: this runs code that is in it) with its VecNormalize statistics, if any.
 
@@ -112,13 +76,13 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
     document = read_data(zip_path)
     name = algorithm or guess_algorithm(zip_path)
     cls = algorithm_class(name)
-    _alias_gym()
+    alias_gym()
     kept = {}
     for key in ("observation_space", "action_space", "policy_class", "policy_kwargs"):
         if key not in document:
             raise Misconfigured(f"{zip_path}: not a Stable-Baselines3 zip: its `data` has no {key}")
-        value = _unpickle_field(document, key, zip_path)
-        kept[key] = _fresh_space(value, f"{zip_path}: its {key}") if key.endswith("space") else value
+        value = open_field(document[key], f"{zip_path}: its {key}")
+        kept[key] = fresh_space(value, f"{zip_path}: its {key}") if key.endswith("space") else value
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,7 +95,7 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
     if broken := [key for key, value in model.policy.state_dict().items() if not bool(value.isfinite().all())]:
         raise Misconfigured(f"{zip_path}: weights that are not finite: {broken[:5]}")
     model.policy.set_training_mode(False)
-    normalizer = None if vecnormalize_path is None else _load_normalizer(vecnormalize_path, model.observation_space)
+    normalizer = None if vecnormalize_path is None else open_normalizer(vecnormalize_path, model.observation_space)
     return Agent(name, model, normalizer)
 
 
@@ -152,66 +116,8 @@ _TRAINING = {
 
 def _untrained(document: dict[str, Any]) -> dict[str, Any]:
     """Replacements for all that `predict` has no use for: what else is pickled, where it is no plain number."""
-    replaced = {key: _number(value) for key, value in document.items() if is_pickled(value)}
+    replaced = {key: number(value) for key, value in document.items() if is_pickled(value)}
     return replaced | {key: value for key, value in _TRAINING.items() if key in document}
-
-
-def _number(value: dict[str, Any]) -> float | None:
-    """A pickled NumPy scalar (SAC's target entropy is one) as a float; None for everything else, left unopened."""
-    if "numpy" not in str(value.get(":type:")):
-        return None
-    try:
-        return float(pickle.loads(base64.b64decode(value[":serialized:"])))  # noqa: S301 - the one place for it
-    except Exception:  # noqa: BLE001 - an array, say: nothing that acting needs
-        return None
-
-
-def _unpickle_field(document: dict[str, Any], key: str, zip_path: Path) -> Any:
-    value = document[key]
-    if not is_pickled(value):
-        return value
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pickle.loads(base64.b64decode(value[":serialized:"]))  # noqa: S301 - the one place for it
-    except (ImportError, AttributeError) as error:
-        raise Misconfigured(
-            f"{zip_path}: its {key} needs {_missing(error)}, which cannot be imported ({error}); install the package "
-            "that has it, or put the directory of its module on PYTHONPATH"
-        ) from error
-    except Exception as error:
-        raise Misconfigured(
-            f"{zip_path}: its {key} cannot be read: {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-def _missing(error: ImportError | AttributeError) -> str:
-    """The class or module that an unpickling looked for in vain, as Python names it in its message."""
-    if isinstance(error, ImportError):
-        return f"the module {error.name!r}"
-    if found := re.search(r"attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'", str(error)):
-        return f"{found['module']}.{found['name']}"
-    return f"the attribute {error.name!r}"
-
-
-def _load_normalizer(path: Path, space: Any) -> VecNormalize:
-    from stable_baselines3.common.vec_env import VecNormalize
-
-    if not path.is_file():
-        raise Misconfigured(f"{path}: no such file; expected VecNormalize statistics")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            normalizer = pickle.load(io.BytesIO(path.read_bytes()))  # noqa: S301 - the one place for it
-    except Exception as error:
-        raise Misconfigured(
-            f"{path}: cannot be opened as VecNormalize statistics: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(normalizer, VecNormalize):
-        raise Misconfigured(f"{path}: expected VecNormalize statistics, came {type(normalizer).__name__}")
-    normalizer.training = False
-    check_statistics(normalizer, space, path)
-    return normalizer
 
 
 def fetch_agent(release: runs.Release, scratch: Path) -> Agent:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DENSE = ("Gemm", "MatMul")
 LAYERS = (*DENSE, "Conv")
+ZERO = "zero:relu"
 SERVED = ("action", "finite", "next_state_h", "next_state_c")
 """What serving asks for. Layers that only `value` or a density comes from stay as they are: nothing judges them."""
 
@@ -28,14 +29,14 @@ class Layers:
         self.nodes: list[NodeProto] = list(graph.node)
         self._producers = {output: node for node in self.nodes for output in node.output}
         weights = {one.name for one in graph.initializer if one.data_type == 1}
-        served = _names(self._above(name for name in SERVED if name in self._producers))
+        served = _names(self.above(name for name in SERVED if name in self._producers))
         self.layers = [
             node
             for node in self.nodes
             if node.op_type in LAYERS and node.name in served and any(name in weights for name in node.input[:2])
         ]
         names = _names(self.layers)
-        above = {node.name: _names(self._above(node.input)) for node in self.layers}
+        above = {node.name: _names(self.above(node.input)) for node in self.layers}
         below = {name for ancestors in above.values() for name in ancestors}
         self.outermost = [node.name for node in self.layers if not above[node.name] & names or node.name not in below]
         """The first and the last layers: those without a layer before, or after, them."""
@@ -62,7 +63,7 @@ class Layers:
                 found.add(node.name)
         return found
 
-    def _above(self, values: Iterable[str]) -> list[NodeProto]:
+    def above(self, values: Iterable[str]) -> list[NodeProto]:
         """All nodes that the values are computed from."""
         found: dict[str, NodeProto] = {}
         waiting = list(values)
@@ -89,6 +90,28 @@ def bare(path: Path) -> ModelProto:
     return model
 
 
+def cut(model: ModelProto, outputs: Iterable[str]) -> ModelProto:
+    """A model of these outputs alone, without the nodes and weights that only others need.
+
+    ONNX Runtime computes every node of a graph at every call, whatever outputs are asked for.
+    """
+    import onnx
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    graph, wanted = found.graph, set(outputs)
+    needed = _names(Layers(graph).above(wanted))
+    nodes = [node for node in graph.node if node.name in needed]
+    used = {name for node in nodes for name in node.input}
+    kept_outputs = [output for output in graph.output if output.name in wanted]
+    weights = [one for one in graph.initializer if one.name in used]
+    for field, kept in ((graph.node, nodes), (graph.output, kept_outputs), (graph.initializer, weights)):
+        copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+        del field[:]
+        field.extend(copies)
+    return found
+
+
 def set_apart(graph: GraphProto, layers: Iterable[str]) -> None:
     """Give these layers a copy of an input that other nodes read, too.
 
@@ -112,6 +135,25 @@ def set_apart(graph: GraphProto, layers: Iterable[str]) -> None:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def spell_out_relus(graph: GraphProto, layers: Iterable[str]) -> None:
+    """Write a dense layer's Relu as the maximum with 0, unless only these layers read it (it is then quantized away).
+
+    ONNX Runtime joins a Gemm and its Relu before it looks for integer arithmetic, and then turns the weights back into
+    floats at every call, which takes longer than fp32.
+    """
+    from onnx import helper, numpy_helper
+
+    chosen = set(layers)
+    dense = {name for node in graph.node if node.name in chosen and node.op_type in DENSE for name in node.output}
+    others = {name for node in graph.node if node.name not in chosen for name in node.input}
+    others |= {output.name for output in graph.output}
+    found = [n for n in graph.node if n.op_type == "Relu" and n.input[0] in dense and n.output[0] in others]
+    for node in found:
+        node.CopyFrom(helper.make_node("Max", [node.input[0], ZERO], list(node.output), node.name))
+    if found:
+        graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), ZERO))
 
 
 def check_interface(reference: Path, variant: Path, given: Inputs) -> None:

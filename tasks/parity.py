@@ -13,7 +13,7 @@ from tasks.cases import Cases
 from tasks.inputs import Array, Decide, Outputs, in_batches, size, take
 
 BATCHES = (1, 2, 7, 64)
-CALLS = 512
+CALLS = 128
 CONTINUOUS_TOLERANCE = 1e-5
 PARAMETER_TOLERANCE = 1e-4
 TIE_TOLERANCE = 1e-6
@@ -145,7 +145,7 @@ def prove(
     Returns `{"observations", "source", "tolerance", "equal", "formats": {name: {batch: Difference}}, "edges": {name:
     {case: Difference}}, "refused": {name: {case: share of rows flagged}}, "parameters": {name: {output: error}}}`.
     `equal` asks for every row of every format at every batch and edge, for every bad row flagged and every good one
-    not, and for parameters (and a recurrent policy's next state) within 1e-4. At each batch size the first 512 batches
+    not, and for parameters (and a recurrent policy's next state) within 1e-4. At each batch size the first 128 batches
     are compared, or all there are; the last, and the edges, are all compared.
     """
     batches = sorted(batches)

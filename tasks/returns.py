@@ -10,9 +10,9 @@ import numpy as np
 
 from bentos.package import Tensor
 from tasks.environments import make
-from tasks.inputs import Decide, in_batches
+from tasks.inputs import Array, Decide, in_batches
 from tasks.parity import SCORES, compare
-from tasks.rollout import Rollout, play
+from tasks.rollout import play
 from tasks.spec import Environment
 
 EPISODES = 16
@@ -28,13 +28,15 @@ def paired_returns(
     exported: Decide,
     interface: Sequence[Tensor],
     seeds: Sequence[int],
-    played: Rollout | None = None,
+    earned: Array | None = None,
 ) -> dict[str, Any]:
     """Play both policies on the same seeds and compare what they earn, an episode a seed.
 
-    `interface` is the policy's inputs (see `play`); `played` is the original's rollout of these seeds, where there is
-    one already. Returns `{"episodes", "original", "exported" (mean returns), "largest_difference" (of an episode),
-    "equal", "actions"}`. `equal` asks for every episode's return exactly where actions are whole numbers, and for means
+    `interface` is the policy's inputs (see `play`); `earned` are the original's returns on these seeds, where it has
+    played them already.
+
+    Returns `{"episodes", "original", "exported" (mean returns), "largest_difference" (of an episode), "equal",
+    "actions"}`. `equal` asks for every episode's return exactly where actions are whole numbers, and for means
     within 1 % of the larger of the original's mean and standard deviation where they are continuous. `actions` compares
     the two policies on every step of the exported one's episodes (see `Difference`): where all of these agree, up to
     ties, and returns do not, the environment magnifies rounding.
@@ -44,14 +46,14 @@ def paired_returns(
     single = make(environment)
     space = describe(single.action_space)
     single.close()
-    first = played or play(environment, original, seeds, interface)
+    first = play(environment, original, seeds, interface).returns if earned is None else earned
     second = play(environment, exported, seeds, interface)
     asked = in_batches(original, second.inputs, _BATCH)["action"]
     outputs = in_batches(exported, second.inputs, _BATCH)
     scores = next((outputs[name] for name in SCORES if name in outputs), None)
-    difference = np.abs(second.returns - first.returns)
-    means = float(first.returns.mean()), float(second.returns.mean())
-    allowed = TOLERANCE * max(abs(means[0]), float(first.returns.std())) if space.type == "Box" else 0.0
+    difference = np.abs(second.returns - first)
+    means = float(first.mean()), float(second.returns.mean())
+    allowed = TOLERANCE * max(abs(means[0]), float(first.std())) if space.type == "Box" else 0.0
     kept = abs(means[1] - means[0]) <= allowed if space.type == "Box" else not difference.any()
     return {
         "episodes": len(seeds),

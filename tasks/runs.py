@@ -118,6 +118,13 @@ class Release:
             content = tracking.read(self.root, path)
         return None if content is None else json.loads(content)
 
+    def need_json(self, path: str) -> dict[str, Any]:
+        """The document that an earlier stage kept at `path`. Raises Misconfigured where there is none."""
+        document = self.get_json(path)
+        if document is None:
+            raise Misconfigured(f"the run {self.run_id} has no {path}: run the stage that writes it first")
+        return dict(document)
+
     def has(self, path: str) -> bool:
         """Whether the run has an artifact (file) at `path`."""
         return path in self.files(str(Path(path).parent))

@@ -17,7 +17,7 @@ import numpy as np
 from bentos import package
 from tasks import benchmark, benchmark_table, runs
 from tasks.baselines import baselines
-from tasks.errors import Misconfigured, Rejected
+from tasks.errors import Rejected
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.graph import decider
 from tasks.inputs import Array, Inputs, in_batches, size, spread
@@ -134,13 +134,6 @@ def _commit(release: runs.Release) -> str:
     return str(recorded)
 
 
-def _needed(release: runs.Release, path: str) -> dict[str, Any]:
-    document = release.get_json(path)
-    if document is None:
-        raise Misconfigured(f"the run {release.run_id} has no {path}: run the stage that writes it first")
-    return dict(document)
-
-
 def select(release: runs.Release) -> dict[str, Any]:
     """The stage: choose, assemble the package, load it again, and keep it in the run."""
     from tasks.evaluate import EVALUATION, ROLLOUT, load_rollout
@@ -149,13 +142,13 @@ def select(release: runs.Release) -> dict[str, Any]:
 
     measured: dict[str, Any] = {}
     for family in benchmark.FAMILIES:
-        measured |= _needed(release, benchmark.artifact(family))
-    judged = _needed(release, QUANTIZATION)
-    training = _needed(release, TRAINING)
+        measured |= release.need_json(benchmark.artifact(family))
+    judged = release.need_json(QUANTIZATION)
+    training = release.need_json(TRAINING)
     selection = choose(measured, judged, release.spec.serve.batch_size, release.spec.serve.latency_slo_ms)
     evidence = Evidence(
-        msgspec.convert(_needed(release, EXPORT), Exported),
-        _needed(release, EVALUATION)["returns"],
+        msgspec.convert(release.need_json(EXPORT), Exported),
+        release.need_json(EVALUATION)["returns"],
         {
             "dag_run_id": release.dag_run_id,
             "run_id": release.run_id,

@@ -17,7 +17,7 @@ Call = Callable[[], Any]
 WARM_UP_CALLS = 20
 MINIMUM_CALLS = 200
 MAXIMUM_CALLS = 3_000
-SECONDS = 0.04
+SECONDS = 0.025
 """Time after which a measurement ends, once it has `MINIMUM_CALLS`."""
 PATIENCE = 0.3
 """Time (s) after which a measurement of slow calls ends with as few as `FEWEST_CALLS`."""

@@ -21,7 +21,7 @@ import numpy as np
 from tasks.errors import Misconfigured
 from tasks.graph import cast, dtypes, open_session
 from tasks.inputs import Array, Inputs, repeat, spread, take
-from tasks.layers import DENSE, LAYERS, Layers, bare, float_values, is_within, set_apart
+from tasks.layers import DENSE, LAYERS, Layers, bare, float_values, is_within, set_apart, spell_out_relus
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -116,6 +116,7 @@ def write_int8_static(source: Path, target: Path, given: Inputs, inner: bool = F
     model = bare(source)
     layers = Layers(model.graph).names(inner=inner)
     set_apart(model.graph, layers)
+    spell_out_relus(model.graph, layers)
     rows = cast(repeat(spread(given, CALIBRATION_ROWS), CALIBRATION_ROWS), dtypes(open_session(source)))
     quantize_static(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from tasks.commands.output import Json, emit, stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+NAME = r"[a-z][a-z0-9_]{0,62}"
 
 
 def export(
@@ -46,6 +49,8 @@ def export(
     if algorithm is not None and algorithm not in CLASSES:
         known = ", ".join(sorted(CLASSES))
         raise typer.BadParameter(f"unknown algorithm {algorithm!r}; one of {known}", param_hint="--algorithm")
+    if name is not None and not re.fullmatch(NAME, name):
+        raise typer.BadParameter(f"{name!r}: expected lower-case letters, digits and underscores", param_hint="--name")
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))  # so that what was written aside is removed
     order = Order(model, out, algorithm, env, vecnormalize, name, variants, force, Limits(time_limit, memory_limit))
     with stderr().status("looking at the zip", spinner="dots") as shown:

@@ -231,7 +231,7 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
         with np.load(directory / package.BASELINE) as baseline:
             observations, actions = baseline["observation"], baseline["actions"]
         rollout = Path(scratch) / "rollout.npz"
-        np.savez(rollout, observations=observations, actions=actions, episode_index=np.zeros(len(actions), dtype=int))
+        np.savez(rollout, observation=observations, actions=actions, episode_index=np.zeros(len(actions), dtype=int))
         release.put_file(rollout, "evaluation")
         release.put_directory(directory, "package")
     measured = {"fp32": benchmark_row(8.0), "fp16": benchmark_row(9.0), **int8}

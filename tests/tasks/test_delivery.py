@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(delivery, "_put", full)
+    monkeypatch.setattr(delivery, "put", full)
     with pytest.raises(Misconfigured, match="cannot be written: No space left on device"):
         deliver(_order(trained, tmp_path / "out"), _silent)
     assert list(tmp_path.iterdir()) == []
@@ -215,8 +215,8 @@ def test_what_a_killed_export_left_is_removed_and_what_another_writes_is_not(
 ) -> None:
     out = tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from tasks.delivery import _aside\n"
-        f"with _aside(Path({str(out)!r})) as scratch:\n"
+        "import sys, time; from pathlib import Path; from tasks.aside import written_aside\n"
+        f"with written_aside(Path({str(out)!r})) as scratch:\n"
         "    (scratch / 'half').touch(); sys.stdout.write('written\\n'); sys.stdout.flush(); time.sleep(600)\n"
     )
     killed, living = (

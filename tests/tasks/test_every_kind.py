@@ -115,6 +115,15 @@ def test_sb3s_own_evaluation_runs_a_package(real_package: RealPackage, kind: str
     np.testing.assert_allclose(returns(Predictor()), returns(Original()), rtol=1e-4)
 
 
+@pytest.mark.parametrize("wrong", [6, -1, [0, 1, 9]])
+def test_a_number_outside_a_discrete_space_is_refused_as_torch_refuses_it(
+    real_package: RealPackage, wrong: Any
+) -> None:
+    policy = load(real_package("grid").directory)
+    with pytest.raises(ValueError, match=r"observation: expected numbers from 0 to 5, came (6|-1|9)"):
+        policy.predict(wrong)
+
+
 def test_threads_that_ask_at_once_each_get_their_own_answer(real_package: RealPackage) -> None:
     real = real_package("masked_dict")
     policy = load(real.directory)

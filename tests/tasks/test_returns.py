@@ -64,7 +64,7 @@ def test_a_tie_is_no_other_action() -> None:
     assert not acts_alike(paired_returns(CARTPOLE, scored, lambda given: scored(given, 0.1), (), SEEDS))
 
 
-def test_the_originals_rollout_is_not_played_twice() -> None:
+def test_the_originals_episodes_are_not_played_twice() -> None:
     played = play(CARTPOLE, _lean, SEEDS)
     calls: list[int] = []
 
@@ -72,7 +72,7 @@ def test_the_originals_rollout_is_not_played_twice() -> None:
         calls.append(len(given["observation"]))
         return _lean(given)
 
-    found = paired_returns(CARTPOLE, counted, _lean, (), SEEDS, played)
+    found = paired_returns(CARTPOLE, counted, _lean, (), SEEDS, played.returns)
     assert sum(calls) == found["actions"]["rows"] == len(played.actions)
     assert found["equal"]
 

@@ -371,3 +371,11 @@ def test_weights_are_inside_the_one_onnx_file(written: tuple[Path, Exporter]) ->
 def test_the_action_has_the_dtype_and_shape_of_its_space(written: tuple[Path, Exporter]) -> None:
     output = open_session(written[0] / ONNX).get_outputs()[0]
     assert (output.name, output.type, len(output.shape)) == ("action", "tensor(int32)", 1)
+
+
+def test_no_format_names_a_place_on_this_machine(written: tuple[Path, Exporter]) -> None:
+    here, installed = str(Path(__file__).parents[2]).encode(), b"site-packages"
+    for name in (ONNX, PT2, TORCHSCRIPT):
+        content = (written[0] / name).read_bytes()
+        assert here not in content
+        assert installed not in content

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from gymnasium import spaces
 from onnx import TensorProto, numpy_helper
 
-from bentos.package import Space
+from bentos.package import Space, session_options
 from tasks.cases import cases
 from tasks.errors import Misconfigured
 from tasks.export import ONNX, write_formats
@@ -20,7 +21,7 @@ from tasks.exporters import exporter_for
 from tasks.graph import decider
 from tasks.importing import Agent
 from tasks.inputs import MASK, Inputs, in_batches, take
-from tasks.layers import Layers, bare, check_interface
+from tasks.layers import SERVED, Layers, bare, check_interface, cut
 from tasks.parity import groups
 from tasks.quantize import compare_actions, is_batch_invariant, keeps_flags
 from tasks.spaces import describe
@@ -115,6 +116,16 @@ def test_static_int8_does_not_depend_on_the_batch(written: Written) -> None:
     assert is_batch_invariant(written.space, decider(written.path("int8-static")), written.given)
 
 
+@pytest.mark.parametrize("variant", ["int8-static", "int8-static-inner"])
+def test_integer_layers_are_computed_in_integers(written: Written, variant: str, tmp_path: Path) -> None:
+    options = session_options()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(str(written.path(variant)), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    weights = [node for node in nodes if node.op_type in ("QGemm", "QLinearConv", "MatMulIntegerToFloat")]
+    assert len(weights) == len(Layers(bare(written.path()).graph).names(inner="inner" in variant))
+
+
 def test_the_first_and_the_last_layers_stay_in_fp32_inside(written: Written) -> None:
     layers = Layers(bare(written.path()).graph)
     names = [node.name for node in layers.layers]
@@ -141,3 +152,17 @@ def test_a_variant_with_another_interface_is_named(written: Written, tmp_path: P
     onnx.save(model, tmp_path / ONNX)
     with pytest.raises(Misconfigured, match="its outputs are"):
         check_interface(written.path(), tmp_path / ONNX, written.given)
+
+
+def test_a_graph_cut_to_what_is_served_answers_the_same_with_less(written: Written, tmp_path: Path) -> None:
+    model = bare(written.path())
+    served = [name for name in SERVED if name in {output.name for output in model.graph.output}]
+    smaller = cut(model, served)
+    onnx.save(smaller, tmp_path / ONNX)
+    onnx.checker.check_model(smaller)
+    rows = take(written.given, slice(64))
+    expected, outputs = decider(written.path())(rows), decider(tmp_path / ONNX)(rows)
+    assert list(outputs) == served
+    for name in served:
+        assert outputs[name] == pytest.approx(expected[name], abs=1e-6)
+    assert len(smaller.graph.node) < len(model.graph.node) or written.kind == "image"
