@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.analysis.betting import Floats
 from tasks.analysis.centre import Centre
-from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, floor_of
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, first_look, floor_of
 from tasks.analysis.mean_difference import estimate
 
 METHOD = "asymptotic confidence sequence (not exact: returns have no bounds)"
@@ -124,11 +124,9 @@ class Comparison:
         compared = self._compared.feed(challenger)
         skipped = min(max(CENTRE_UNITS - self.units, 0), len(returns))
         lower, upper = self._sequence.feed(score[skipped:])
-        up, down = lower > self._floor, upper < 0.0
-        fired, taken = compared[skipped:] & (up | down), len(returns)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), skipped + look + 1
+        compared = compared[skipped:]
+        self.verdict, looks = first_look(compared & (lower > self._floor), compared & (upper < 0.0))
+        taken = skipped + looks
         if taken > skipped:
             self._bounds = float(lower[taken - skipped - 1]), float(upper[taken - skipped - 1])
         self.units += taken
@@ -165,11 +163,7 @@ class Sample:
         if self.verdict is not None or not len(returns):
             return self.verdict
         lower, upper = self._sequence.feed(returns)
-        up, down = lower > self._threshold, upper < self._threshold
-        fired, taken = up | down, len(returns)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        self.verdict, taken = first_look(lower > self._threshold, upper < self._threshold)
         self._bounds = float(lower[taken - 1]), float(upper[taken - 1])
         self._sum += float(returns[:taken].sum())
         self.units += taken
