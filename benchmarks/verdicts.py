@@ -101,6 +101,8 @@ def chains(world: World, count: int, seed: int, *, anchored: bool) -> Share:
             for row in np.flatnonzero(promote < roll_back):
                 place = rows.start + int(row)
                 promotions[place] += 1
+                if not anchored:
+                    continue
                 lower = max(floors[row], _lower(part, int(row), int(promote[row])))
                 anchors[place] = anchor.after(anchors[place], version=str(release), champion="c", lower=lower)
     return Share(int((promotions * LOSS_A_RELEASE > 0.1 + 1e-9).sum()), count)
