@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from benchmarks.worlds import Bools, Canaries, Floats, first_episodes
 from tasks.analysis import asymptotic, mean_difference
-from tasks.analysis.asymptotic import CENTRE_UNITS
+from tasks.analysis.asymptotic import CENTRE_UNITS, PROMOTION_UNITS
 from tasks.analysis.betting import cut
 from tasks.analysis.stakes import Scale, stakes, weights
 
@@ -42,6 +42,7 @@ def airlock(found: Canaries, floor: Floats | float | None = None) -> tuple[Units
     if units.bounds is None:
         score = asymptotic.scores(units.challenger, units.returns)[:, CENTRE_UNITS:]
         lower, upper = asymptotic.Sequence(ALPHA, 2.0 * units.margin).feed(score)
+        lower[:, : PROMOTION_UNITS - 1] = -np.inf
         valid = units.valid - CENTRE_UNITS
         promote, roll_back = first(lower > least, valid), first(upper < 0.0, valid)
         return _later(promote, CENTRE_UNITS), _later(roll_back, CENTRE_UNITS)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.analysis.betting import Floats
 from tasks.analysis.centre import Centre
-from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, floor_of
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, first_look, floor_of
 from tasks.analysis.mean_difference import estimate
 
 METHOD = "asymptotic confidence sequence (not exact: returns have no bounds)"
@@ -21,6 +21,9 @@ CENTRE_UNITS = 4
 
 BURN_IN = 34
 """Scores before the first look: the limit theorem needs some, and heavy tails need more than textbooks say."""
+
+PROMOTION_UNITS = 150
+"""Scores before a promotion: it can wait, and skewed returns mislead longest about their mean."""
 
 TUNED_UNITS = 345
 """Number of units at which the boundary is tightest (ibid., section 2.3)."""
@@ -124,13 +127,12 @@ class Comparison:
         compared = self._compared.feed(challenger)
         skipped = min(max(CENTRE_UNITS - self.units, 0), len(returns))
         lower, upper = self._sequence.feed(score[skipped:])
-        up, down = lower > self._floor, upper < 0.0
-        fired, taken = compared[skipped:] & (up | down), len(returns)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), skipped + look + 1
-        if taken > skipped:
-            self._bounds = float(lower[taken - skipped - 1]), float(upper[taken - skipped - 1])
+        lower = _ripe(lower, self._floor, max(self.units - CENTRE_UNITS, 0))
+        compared = compared[skipped:]
+        self.verdict, looks = first_look(compared & (lower > self._floor), compared & (upper < 0.0))
+        taken = skipped + looks
+        if looks:
+            self._bounds = float(lower[looks - 1]), float(upper[looks - 1])
         self.units += taken
         self._history.append((challenger[:taken], returns[:taken]))
 
@@ -165,11 +167,8 @@ class Sample:
         if self.verdict is not None or not len(returns):
             return self.verdict
         lower, upper = self._sequence.feed(returns)
-        up, down = lower > self._threshold, upper < self._threshold
-        fired, taken = up | down, len(returns)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        lower = _ripe(lower, self._threshold, self.units)
+        self.verdict, taken = first_look(lower > self._threshold, upper < self._threshold)
         self._bounds = float(lower[taken - 1]), float(upper[taken - 1])
         self._sum += float(returns[:taken].sum())
         self.units += taken
@@ -180,6 +179,12 @@ class Sample:
         return Decision(
             self.verdict, self.units, _bounds(self._sum / self.units if self.units else None, *self._bounds)
         )
+
+
+def _ripe(lower: Floats, goal: float, before: int) -> Floats:
+    """Lower bounds [n] after `before` scores, which pass what a promotion must show only from `PROMOTION_UNITS` on."""
+    young = np.arange(before + 1, before + len(lower) + 1) < PROMOTION_UNITS
+    return np.where(young, np.minimum(lower, goal), lower)
 
 
 def _bounds(estimated: float | None, lower: float, upper: float) -> Bounds:

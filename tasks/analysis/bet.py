@@ -35,7 +35,10 @@ class Bet:
         limit = np.broadcast_to(cut(worst), payoffs.shape)
         logs = log_products(payoffs, stakes(square, self._aim), limit, self._logs)
         self._logs = logs[:, -1]
-        reached = np.logical_or.accumulate(mixed(logs, self._weights) >= self._needed) | self._reached
+        # a mixture has no more than its best stake has: most of the time that settles it
+        if self._reached or float(logs.max()) < self._needed:
+            return np.full(payoffs.shape, self._reached)
+        reached = np.logical_or.accumulate(mixed(logs, self._weights) >= self._needed)
         self._reached = bool(reached[-1])
         return reached
 

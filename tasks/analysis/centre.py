@@ -48,12 +48,15 @@ class Centre:
             share = self._kept.feed(kept.astype(np.float64))
             total = self._covariates.feed(np.where(kept, covariate, 0.0))
             off = np.where(kept & (share > 0.0), covariate - total / np.where(share > 0.0, share, 1.0), 0.0)
-            products, self._products = _running(off * (returns - mean), self._products)
-            squares, self._squares = _running(off * off, self._squares)
-            counts = self._seen + np.arange(returns.shape[-1])
-            doubted = squares * (1.0 + SHRINKAGE / np.maximum(counts, 1))
-            slope = np.divide(products, doubted, out=np.zeros_like(doubted), where=doubted > 0.0)
-            predicted = mean + slope * off
+            # a covariate beyond all measure is of no use, and does no harm
+            with np.errstate(over="ignore", invalid="ignore"):
+                products, self._products = _running(off * (returns - mean), self._products)
+                squares, self._squares = _running(off * off, self._squares)
+                counts = self._seen + np.arange(returns.shape[-1])
+                doubted = squares * (1.0 + SHRINKAGE / np.maximum(counts, 1))
+                known = (doubted > 0.0) & np.isfinite(doubted) & np.isfinite(products)
+            slope = np.divide(products, doubted, out=np.zeros_like(doubted), where=known)
+            predicted = np.where(slope == 0.0, mean, mean + slope * off)
         self._seen += returns.shape[-1]
         return predicted if self._limits is None else predicted.clip(*self._limits)
 

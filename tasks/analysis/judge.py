@@ -196,14 +196,15 @@ def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str
     if found.estimate is None or found.lower is None or found.upper is None:
         counted = ", ".join(f"{count} {arm}" for arm, count in units.items())
         return f"nothing can be said yet ({counted} units)"
-    confidence = f"{100 * (1 - plan.alpha):g} %"
+    confidence = f"{100 * (1 - plan.alpha):g} %" if plan.bounds else f"asymptotic {100 * (1 - plan.alpha):g} %"
+    mean = "mean return"
+    if plan.clipped and plan.bounds:
+        mean += f", each clipped to [{plan.bounds[0]:g}, {plan.bounds[1]:g}],"
     if plan.champion is None:
-        what = f"mean return {found.estimate:.4g} over {units['challenger']} units"
+        what = f"{mean} {found.estimate:.4g} over {units['challenger']} units"
         goal, name = plan.threshold, "the minimum"
     else:
-        what = (
-            f"mean return {found.estimate:+.4g} against control over {units['challenger']} and {units['control']} units"
-        )
+        what = f"{mean} {found.estimate:+.4g} against control over {units['challenger']} and {units['control']} units"
         goal = anchor.floor(plan.objective, plan.margin, plan.anchor)
         name = "a gain" if goal == 0.0 else "the margin"
         if plan.anchor and goal > floor_of(plan.objective, plan.margin):

@@ -16,7 +16,7 @@ import numpy as np
 from tasks.analysis.bet import Bet, lower_bound
 from tasks.analysis.betting import Floats, cut, log_wealth
 from tasks.analysis.centre import Centre
-from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, floor_of
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, first_look, floor_of
 from tasks.analysis.stakes import Scale, stakes, weights
 
 METHOD = "betting on inverse-probability scores (exact)"
@@ -113,11 +113,7 @@ class Comparison:
         compared = self._compared.feed(challenger)
         up = self._up.feed(score - self._floor, bound + self._floor, square)
         down = self._down.feed(-score, bound, square)
-        fired = compared & (up | down)
-        taken = len(returns)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        self.verdict, taken = first_look(compared & up, compared & down)
         self.units += taken
         self._history.append((challenger[:taken], returns[:taken], score[:taken], bound[:taken]))
 

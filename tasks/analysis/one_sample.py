@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.analysis.bet import Bet, lower_bound
 from tasks.analysis.betting import Floats
-from tasks.analysis.decision import Bounds, Decision, Verdict
+from tasks.analysis.decision import Bounds, Decision, Verdict, first_look
 from tasks.analysis.stakes import Scale
 
 METHOD = "betting on a bounded mean (exact)"
@@ -60,10 +60,7 @@ class Sample:
             up = up | (ahead > 0.0)
         if goal >= 1.0:
             down = down | (ahead < 0.0)
-        fired, taken = up | down, len(scaled)
-        if fired.any():
-            look = int(np.argmax(fired))
-            self.verdict, taken = ("roll_back" if down[look] else "promote"), look + 1
+        self.verdict, taken = first_look(up, down)
         self.units += taken
         self._history.append(scaled[:taken])
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tasks.analysis.asymptotic import (
     BURN_IN,
     CENTRE_UNITS,
+    PROMOTION_UNITS,
     TUNED_UNITS,
     Comparison,
     Sample,
@@ -53,6 +54,18 @@ def test_a_much_worse_challenger_is_rolled_back_right_after_it() -> None:
     assert found.bounds.upper is not None
     assert found.bounds.upper < 0
     assert "asymptotic" in found.bounds.method
+
+
+def test_a_promotion_waits_for_more_units_than_a_rollback() -> None:
+    challenger = coin(400, seed=1)
+    returns = np.random.default_rng(2).normal(-200, 20, 400) + 60 * challenger
+    rules = {"margin": 2.0, "alpha": 0.05, "objective": "superiority"}
+    found = decide(challenger, returns, **rules)  # type: ignore[arg-type]
+    assert (found.verdict, found.units) == ("promote", CENTRE_UNITS + PROMOTION_UNITS)
+    early = decide(challenger[:100], returns[:100], **rules)  # type: ignore[arg-type]
+    assert (early.verdict, early.bounds.lower) == (None, 0.0)
+    assert decide_threshold(returns[:149], threshold=-250, margin=2, alpha=0.05).verdict is None
+    assert decide_threshold(returns, threshold=-250, margin=2, alpha=0.05).units == PROMOTION_UNITS
 
 
 def test_a_better_challenger_shows_superiority() -> None:

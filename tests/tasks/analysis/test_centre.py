@@ -60,6 +60,14 @@ def test_units_whose_covariate_was_not_kept_are_predicted_without_one() -> None:
     assert (found[10::2] != none[10::2]).all()
 
 
+def test_a_covariate_beyond_all_measure_does_no_harm() -> None:
+    returns, covariate = np.random.default_rng(5).random(50), np.random.default_rng(6).random(50)
+    covariate[20] = 1e300
+    found = Centre(0.5, (0.0, 1.0)).feed(returns, covariate)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[30:], Centre(0.5).feed(returns)[30:])
+
+
 def test_predictions_stay_within_the_limits() -> None:
     covariate = np.append(np.linspace(0, 1, 200), 50.0)
     returns = np.append(np.linspace(0, 1, 200), 1.0)

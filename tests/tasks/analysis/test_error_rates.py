@@ -16,7 +16,7 @@ from benchmarks import verdicts
 from benchmarks.rules import NEVER, RULES, airlock
 from benchmarks.verdicts import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
 from benchmarks.worlds import WORLDS, Environment, World, simulate
-from tasks.analysis import guardrails
+from tasks.analysis import asymptotic, guardrails
 from tasks.analysis.mean_difference import decide
 from tasks.analysis.units import Start, analyse
 
@@ -62,12 +62,16 @@ def test_losses_are_found_soon(world: World, loss: float, exact: int, asymptotic
 
 
 @pytest.mark.parametrize("difference", [0.0, -0.2])
-def test_what_is_simulated_is_what_the_judge_decides(difference: float) -> None:
-    (part,) = simulate(BOUNDED[2], "flipping", difference, 30, 22)
-    kind = {"bounds": part.bounds, "margin": part.margin, "alpha": 0.05, "objective": "non_inferiority"}
+@pytest.mark.parametrize("world", [BOUNDED[2], UNBOUNDED[0]], **NAMES)
+def test_what_is_simulated_is_what_the_judge_decides(world: World, difference: float) -> None:
+    (part,) = simulate(world, "flipping", difference, 30, 22)
+    kind = {"margin": part.margin, "alpha": 0.05, "objective": "non_inferiority"}
     for row, (promote, roll_back) in enumerate(zip(*airlock(part), strict=True)):
-        units = slice(int(part.valid[row]))
-        found = decide(part.challenger[row, units], part.returns[row, units], **kind)  # type: ignore[arg-type]
+        challenger, returns = (units[row, : int(part.valid[row])] for units in (part.challenger, part.returns))
+        if part.bounds:
+            found = decide(challenger, returns, bounds=part.bounds, **kind)  # type: ignore[arg-type]
+        else:
+            found = asymptotic.decide(challenger, returns, **kind)  # type: ignore[arg-type]
         verdict = None if promote == roll_back == NEVER else "roll_back" if roll_back <= promote else "promote"
         assert (verdict, min(promote, roll_back, part.valid[row])) == (found.verdict, found.units)
 

@@ -229,6 +229,15 @@ def test_a_covariate_of_the_units_is_used() -> None:
         assert sum(adjusted.units.values()) < sum(judge(Evidence(plain), plan).units.values())
 
 
+def test_the_reason_says_what_was_estimated_and_how() -> None:
+    units = Evidence(played(1500, 300, 300))
+    exact = judge(units, PLAN).reason
+    assert "95 % lower bound" in exact
+    assert "asymptotic" not in exact
+    assert "asymptotic 95 % lower bound" in judge(units, replace(PLAN, bounds=None)).reason
+    assert "mean return, each clipped to [0, 500], " in judge(units, replace(PLAN, clipped=True)).reason
+
+
 def test_the_budgets_of_all_tests_are_added_up() -> None:
     assert guardrails.budget(0.05, first_release=True) == {"roll_back": 0.05, "inconclusive": 0.0}
     assert guardrails.budget(0.05, first_release=False) == pytest.approx({"roll_back": 0.1, "inconclusive": 0.01})
