@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tasks import canary, plots
+from tasks.canary_picture import picture
 from tasks.card_text import Evidence, description, full, overview
 from tasks.checklist.types import PHASES, Checklist
 from tasks.evidence import units
 from tasks.registry import Registry
 from tasks.runs import Release
 
+Draw: TypeAlias = Callable[[Path], Path]
+
 
 def update(release: Release, version: str) -> str:
     """Draw what is new, write card/card.md, the version's description and the model's; returns the version's."""
     evidence = gather(release, version)
-    arms = returns_by_arm(release) if evidence.canary else {}
+    course = partial(_picture_canary, release, evidence.canary) if evidence.canary else None
     with release.scratch() as scratch:
         folder = scratch / "card"
         folder.mkdir()
-        drawn = draw(evidence, folder, arms)
+        drawn = draw(evidence, folder, course)
         evidence = replace(evidence, pictures=tuple(sorted({*evidence.pictures, *drawn})))
         (folder / "card.md").write_text(full(evidence), encoding="utf-8")
         release.put_directory(folder, "card")
@@ -70,9 +73,9 @@ def gather(release: Release, version: str) -> Evidence:
     return replace(evidence, pictures=tuple(pictures))
 
 
-def draw(evidence: Evidence, folder: Path, arms: Mapping[str, Sequence[float]]) -> list[str]:
-    """Draw every picture that has its evidence and was not drawn before; their names."""
-    wanted: dict[str, Callable[[Path], Path]] = {}
+def draw(evidence: Evidence, folder: Path, course: Draw | None = None) -> list[str]:
+    """Draw every picture that has its evidence and was not drawn before; their names. `course` draws the canary's."""
+    wanted: dict[str, Draw] = {}
     if evidence.training.get("curve"):
         minimum = evidence.spec.evaluate.minimum_mean_return
         wanted["learning_curve"] = partial(plots.learning_curve, curve=evidence.training["curve"], minimum=minimum)
@@ -83,24 +86,15 @@ def draw(evidence: Evidence, folder: Path, arms: Mapping[str, Sequence[float]]) 
         wanted["latency"] = partial(plots.latency, benchmark=evidence.benchmark, shipped=shipped)
     if evidence.actions:
         wanted["action_distribution"] = partial(plots.action_distribution, actions=evidence.actions)
-    if evidence.canary:
-        wanted["canary"] = partial(
-            plots.canary,
-            arms=arms,
-            difference=evidence.canary.get("difference") or {},
-            verdict=str(evidence.canary["verdict"]),
-            required=None if evidence.canary.get("champion") else evidence.spec.evaluate.minimum_mean_return,
-        )
+    if course is not None:
+        wanted["canary"] = course
     new = [name for name in wanted if name not in evidence.pictures]
     for name in new:
         wanted[name](folder / f"{name}.png")
     return new
 
 
-def returns_by_arm(release: Release) -> dict[str, list[float]]:
-    """Returns of the units this release's canary analysed, in order of start, by arm."""
-    analysed = units(canary.plan(release))
-    return {
-        "control": analysed.returns[~analysed.challenger].tolist(),
-        "challenger": analysed.returns[analysed.challenger].tolist(),
-    }
+def _picture_canary(release: Release, verdict: Mapping[str, Any], path: Path) -> Path:
+    """The canary's course, from the stored units, up to its verdict."""
+    plan = canary.plan(release)
+    return picture(path, units(plan), plan, str(verdict["verdict"]), str(verdict.get("reason", "")))

@@ -117,36 +117,3 @@ def _closed(edges: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64
         return inner
     width = float(np.diff(inner).mean()) if len(inner) > 1 else 1.0
     return np.concatenate([[inner[0] - width], inner, [inner[-1] + width]])[: bins + 1]
-
-
-def canary(
-    path: Path,
-    arms: Mapping[str, Sequence[float]],
-    difference: Mapping[str, float | None],
-    verdict: str,
-    required: float | None,
-) -> Path:
-    """The canary: running mean return of each arm with its 95 % interval, in order of start, and the difference.
-
-    `required` is the mean a first release is held against, having no champion to be compared with.
-    """
-    bounds = [difference.get(name) for name in ("estimate", "lower", "upper")]
-    title = f"Canary: {verdict}"
-    if bounds[0] is not None:
-        low, high = (
-            "−∞" if b is None and i == 0 else "∞" if b is None else f"{b:+.1f}" for i, b in enumerate(bounds[1:])
-        )
-        title += f", {'difference' if required is None else 'mean'} {bounds[0]:+.1f} [{low}, {high}]"
-    figure, axes = _figure(title, "units, in order of their start", "running mean return")
-    for name, colour in (("control", BLUE), ("challenger", ORANGE)):
-        returns = np.asarray(arms.get(name, ()), dtype=float)
-        if not len(returns):
-            continue
-        count = np.arange(1, len(returns) + 1)
-        means = returns.cumsum() / count
-        spread = 1.96 * np.sqrt(np.maximum((returns**2).cumsum() / count - means**2, 0) / count)
-        axes.plot(count, means, color=colour, linewidth=1.8, label=f"{name} ({len(returns)})")
-        axes.fill_between(count, means - spread, means + spread, color=colour, alpha=0.15, linewidth=0)
-    if required is not None:
-        axes.axhline(required, color=RED, linewidth=1, linestyle="--", label=f"required {required:g}")
-    return _save(figure, axes, path)

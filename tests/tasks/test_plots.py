@@ -54,17 +54,3 @@ def test_latency_beside_what_one_would_serve_instead(tmp_path: Path) -> None:
 )
 def test_action_distribution(tmp_path: Path, actions: dict[str, object]) -> None:
     assert _is_png(plots.action_distribution(tmp_path / "a.png", actions))
-
-
-@pytest.mark.parametrize(
-    ("arms", "difference", "required"),
-    [
-        ({"control": [1.0, 2.0], "challenger": [3.0, 1.0, 2.0]}, {"estimate": 0.5, "lower": -1.0, "upper": 2.0}, None),
-        ({"control": [], "challenger": [3.0]}, {"estimate": 3.0, "lower": None, "upper": None}, 2.0),
-        ({}, {}, None),
-    ],
-)
-def test_canary(
-    tmp_path: Path, arms: dict[str, list[float]], difference: dict[str, float | None], required: float | None
-) -> None:
-    assert _is_png(plots.canary(tmp_path / "a.png", arms, difference, "promote", required))
