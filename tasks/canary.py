@@ -6,16 +6,19 @@ Looking only reads. What acts (`start`, `advance`, `finish`, `abort`) may be cal
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
+from tasks.analysis import anchor
+from tasks.analysis.anchor import Anchor
 from tasks.analysis.decision import Bounds
 from tasks.analysis.judge import Judgement, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured, Rejected
 from tasks.evidence import gather
 from tasks.moves import CanaryMoved
-from tasks.promote import ControlPlane
+from tasks.promote import ANCHOR, ControlPlane
 from tasks.readiness import GatewayNotReady, VersionRefused, await_gateway, await_version
 from tasks.registry import Registry
 from tasks.runs import TAG_VERSION, Release
@@ -108,7 +111,7 @@ def finish(release: Release, judgement: dict[str, Any] | None = None) -> dict[st
         verdict, reason = _agree(found, judgement)
         if verdict == "continue":
             return _document(agreed, found, verdict, reason)
-        verdict, reason = _act(control, agreed, verdict, reason)
+        verdict, reason = _act(control, agreed, verdict, reason, found.difference)
     document = _document(agreed, found, verdict, reason)
     _record(release, document, found.difference)
     return document
@@ -155,9 +158,27 @@ def _write_plan(release: Release, champion: str | None) -> CanaryPlan:
         max_units_per_arm=canary.max_units_per_arm,
         max_hours=canary.max_hours,
         latency_slo_ms=spec.serve.latency_slo_ms,
+        anchor=_anchor(release.policy, champion),
     )
     release.put_json(PLAN, made.document())
     return made
+
+
+def _anchor(policy: str, champion: str | None) -> Anchor | None:
+    """What the champion's promotion recorded; None for one that was promoted without (it is its own anchor)."""
+    if champion is None:
+        return None
+    with Registry() as registry:
+        found = registry.version(policy, champion)
+    kept = found.tags.get(ANCHOR) if found else None
+    if kept is None:
+        return None
+    try:
+        return Anchor.from_json(json.loads(kept))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Misconfigured(
+            f"the tag {ANCHOR} of {policy} version {champion} cannot be read ({kept!r}): mend it, or remove it"
+        ) from error
 
 
 def _await(release: Release, control: ControlPlane, agreed: CanaryPlan, wait: Callable[[], None]) -> None:
@@ -190,10 +211,11 @@ def _agree(found: Judgement, judgement: dict[str, Any] | None) -> tuple[str, str
     return "continue", found.reason
 
 
-def _act(control: ControlPlane, agreed: CanaryPlan, verdict: str, reason: str) -> tuple[str, str]:
+def _act(control: ControlPlane, agreed: CanaryPlan, verdict: str, reason: str, difference: Bounds) -> tuple[str, str]:
     if verdict == "promote":
+        kept = anchor.after(agreed.anchor, version=agreed.version, champion=agreed.champion, lower=difference.lower)
         try:
-            control.promote(agreed.policy, agreed.generation, reason)
+            control.promote(agreed.policy, agreed.generation, reason, kept)
         except CanaryMoved as error:
             verdict, reason = "inconclusive", str(error)
         else:

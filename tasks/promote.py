@@ -7,6 +7,7 @@ between is safe: gateways read the registry at any moment. A killed transition i
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from bentos import home, store
 from bentos.assignment import Canary
 from tasks import intents
+from tasks.analysis.anchor import Anchor
 from tasks.errors import Misconfigured
 from tasks.intents import Write
 from tasks.lease import WAIT_SECONDS
@@ -33,7 +35,10 @@ from tasks.moves import (
 from tasks.registry import Model, Registry
 from tasks.transitions import Transitions
 
-OWN_TAGS = frozenset({"validation_status", "verdict", "reason", "decided_by", "generation"})
+ANCHOR = "anchor"
+"""Version tag: what later releases must not fall below by more than their margin (see `tasks.analysis.anchor`)."""
+
+OWN_TAGS = frozenset({"validation_status", "verdict", "reason", "decided_by", "generation", ANCHOR})
 """Version tags that only transitions write."""
 
 
@@ -159,8 +164,11 @@ class ControlPlane:
         self._transitions.make(policy, "set_weight", f"step {step}: weight {weight:g}", writes)
         return self._moves.running(policy, generation).document()
 
-    def promote(self, policy: str, generation: str, reason: str) -> dict[str, Any]:
-        """Make the challenger the champion and the champion `previous`. Raises CanaryMoved if either was moved."""
+    def promote(self, policy: str, generation: str, reason: str, anchor: Anchor | None = None) -> dict[str, Any]:
+        """Make the challenger the champion and the champion `previous`. Raises CanaryMoved if either was moved.
+
+        `anchor` is what later releases must not fall below by more than their margin; the version keeps it as a tag.
+        """
 
         def writes() -> list[Write]:
             model = self._moves.model(policy)
@@ -177,6 +185,7 @@ class ControlPlane:
                 )
             version = canary.version
             return [
+                *([intents.tag_version(version, ANCHOR, json.dumps(anchor.to_json()))] if anchor else []),
                 *([intents.set_alias(PREVIOUS, canary.champion)] if canary.champion else []),
                 intents.set_alias(CHAMPION, version),
                 *self._moves.become(policy, version, "promoted", reason, verdict="promote"),

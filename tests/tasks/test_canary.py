@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from bentos import home, stats, store
 from tasks import canary
+from tasks.analysis.anchor import Anchor
 from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured, Rejected
 from tasks.promote import ControlPlane
@@ -186,6 +187,29 @@ def test_a_challenger_is_taken_up_its_ramp_and_rolled_back_when_it_loses(world: 
     tags = world.state["versions"]["2"]
     assert (world.state["champion"], tags["validation_status"]) == ("1", "rolled_back")
     assert (tags["verdict"], tags["decided_by"]) == ("roll_back", "release run 2")
+
+
+def test_what_a_promotion_may_have_lost_is_kept_and_held_against_the_next(world: World) -> None:
+    """A small loss within the margin is promoted once; what is left of the margin is all that the next may lose."""
+    world.champion()
+    second = world.release("run 2")
+    plan = canary.plan(second)
+    assert plan.anchor is None, "a champion promoted without one is its own anchor"
+    canary.start(second)
+    world.play(plan, 1_500, 400, 396)
+    outcome = canary.finish(second)
+    assert outcome["verdict"] == "promote"
+    third = canary.plan(world.release("run 3"))
+    assert third.champion == "2"
+    assert third.anchor == Anchor("1", pytest.approx(outcome["difference"]["lower"]))
+    assert third.anchor.lower < 0
+
+
+def test_an_anchor_damaged_by_hand_is_named_with_what_to_do(world: World) -> None:
+    world.champion()
+    world._post("model-versions/set-tag", {"name": world.policy, "version": "1", "key": "anchor", "value": "{"})
+    with pytest.raises(Misconfigured, match=r"anchor of .* version 1 cannot be read .*: mend it, or remove it"):
+        canary.plan(world.release("run 2"))
 
 
 def test_a_budget_that_ends_is_inconclusive_and_the_champion_stays(
