@@ -26,6 +26,11 @@ class Port(Protocol):
     shape: list[int | str]
 
 
+def unserved(explore: bool) -> set[str]:
+    """Outputs that serving never asks for. Masks rank scores; `log_std`, a tenth of a small SAC, is to explore with."""
+    return {"value", "log_prob"} if explore else {"value", "log_prob", "log_std"}
+
+
 def observation_parts(space: Space) -> dict[str, Space]:
     """The parts of an observation by the names of their inputs: one, or one a key of a Dict."""
     if space.type == "Dict":
@@ -33,9 +38,13 @@ def observation_parts(space: Space) -> dict[str, Space]:
     return {OBSERVATION: space}
 
 
-def check(manifest: Manifest, inputs: Sequence[Port], outputs: Sequence[Port], origin: str) -> None:
+def check(
+    manifest: Manifest, inputs: Sequence[Port], outputs: Sequence[Port], origin: str, *, served: bool = False
+) -> None:
     """Raise PackageError, naming what does not fit, unless the manifest declares an interface that can be served and
     the graph has exactly that: names, dtypes and shapes of inputs; names of outputs; the action that `env.step` takes.
+
+    A graph cut to what is `served` must have all outputs but those that serving never asks for.
     """
     declared = {tensor.name: tensor for tensor in manifest.inputs}
     wanted = _wanted(manifest)
@@ -57,7 +66,9 @@ def check(manifest: Manifest, inputs: Sequence[Port], outputs: Sequence[Port], o
     promised = {tensor.name: tensor for tensor in manifest.outputs}
     if unknown := sorted({port.name for port in outputs} - known):
         raise PackageError(f"{origin}: unknown outputs {unknown}; known are {sorted(known)}")
-    _same_names(origin, "outputs", "has", {port.name: port for port in outputs}, promised)
+    left_out = unserved(manifest.serve.explore) if served else set()
+    expected = {name: tensor for name, tensor in promised.items() if name not in left_out}
+    _same_names(origin, "outputs", "has", {port.name: port for port in outputs}, expected)
     action = Tensor("action", manifest.action_space.dtype, manifest.action_space.shape)
     needed = [action, Tensor("finite", "bool", ())]
     needed += [

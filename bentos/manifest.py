@@ -122,6 +122,12 @@ class Manifest(msgspec.Struct, frozen=True):
     baselines: dict[str, Any]
     training: dict[str, Any]
     git_sha: str
+    served: dict[str, str] = {}
+    """By variant, the file of the graph that is served: the variant's, cut to the outputs that serving asks for."""
+
+    def served_file(self, variant: str) -> str:
+        """The file that serving opens for a variant: its cut graph, or the whole one where the package has no cut."""
+        return self.served.get(variant) or self.variants[variant]
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -144,4 +150,10 @@ def decode_manifest(data: bytes, origin: str) -> Manifest:
         raise PackageError(
             f"{origin}: the shipped variant {manifest.shipped_variant!r} is not among the package's files"
         )
+    for variant, file in manifest.served.items():
+        if variant not in manifest.variants or file not in manifest.files:
+            raise PackageError(
+                f"{origin}: {file!r} is served for {variant!r}; expected one of the files, for one of the variants "
+                f"{sorted(manifest.variants)}"
+            )
     return manifest

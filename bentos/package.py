@@ -6,6 +6,7 @@ Reading a package never unpickles: the manifest is JSON, graphs are ONNX, baseli
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,21 +148,40 @@ class Policy:
         self.variant = variant or manifest.shipped_variant
         if self.variant not in manifest.variants:
             raise PackageError(f"{directory}: no variant {self.variant!r}; it has {sorted(manifest.variants)}")
-        graph = verify_file(directory, manifest, manifest.variants[self.variant])
-        try:
-            self.session = ort.InferenceSession(str(graph), session_options(), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise PackageError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        interface.check(manifest, inputs, outputs, str(graph))
-        self.output_names = [output.name for output in outputs]
+        self.session = self._open(manifest.served_file(self.variant), served=self.variant in manifest.served)
+        """The graph that is served: where the package has one, that without the outputs serving never asks for."""
+        self.served_names = [output.name for output in self.session.get_outputs()]
+        self.output_names = [output.name for output in manifest.outputs]
+        self._whole: ort.InferenceSession | None = None if self.variant in manifest.served else self.session
+        self._opening = threading.Lock()
         self._feeds = Feeds(manifest)
         self._answers = [*_ANSWER, *(f"{interface.NEXT}{tensor.name}" for tensor in self._feeds.states)]
 
     def run(self, inputs: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Array]:
-        """Run the graph on a batch: input name -> array [n, ...] in the graph's dtype. Returns output name -> array."""
+        """Run the graph on a batch: input name -> array [n, ...] in the graph's dtype. Returns output name -> array.
+
+        By default all outputs. The first call that asks for one that is not served opens the whole graph, and raises
+        PackageError where that is not at hand: a gateway fetches only what it serves.
+        """
         names = outputs or self.output_names
-        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+        session = self.session if set(names) <= set(self.served_names) else self.whole()
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    def whole(self) -> ort.InferenceSession:
+        """The variant's graph with all outputs, opened and checked by the first call. Raises PackageError."""
+        with self._opening:
+            if self._whole is None:
+                self._whole = self._open(self.manifest.variants[self.variant], served=False)
+            return self._whole
+
+    def _open(self, name: str, served: bool) -> ort.InferenceSession:
+        graph = verify_file(self.directory, self.manifest, name)
+        try:
+            session = ort.InferenceSession(str(graph), session_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise PackageError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+        interface.check(self.manifest, session.get_inputs(), session.get_outputs(), str(graph), served=served)
+        return session
 
     def predict(self, observation: Any, action_mask: Any = None) -> Any:
         """The deterministic action(s), exactly what `env.step` takes: one for one observation, [n, ...] for a batch.

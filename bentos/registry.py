@@ -120,7 +120,7 @@ class Registry:
     async def fetch_package(self, uri: str, package_sha256: str, cache: Path) -> Path:
         """The local directory of a package, downloaded into `cache` unless it is there, whole and unchanged.
 
-        Only what serving needs is fetched: the manifest, the baseline and the shipped graph, every digest checked
+        Only what serving needs is fetched: the manifest, the baseline and the graph that is served, digests checked
         before the directory gets its name. Raises PackageError (a digest or a file does not fit) or RegistryDown.
         """
         if not _DIGEST.fullmatch(package_sha256):
@@ -188,7 +188,7 @@ def checked_manifest(directory: Path, package_sha256: str) -> Manifest:
 
 def needed_files(manifest: Manifest) -> list[str]:
     """The files of a package that serving needs, beside the manifest. Raises PackageError for unsafe names."""
-    names = [manifest.variants[manifest.shipped_variant]]
+    names = [manifest.served_file(manifest.shipped_variant)]
     if BASELINE in manifest.files:
         names.append(BASELINE)
     for name in names:

@@ -15,7 +15,7 @@ class Infer:
     """Runs the graph on a batch. Thread-safe: `run` may be called from several threads at once."""
 
     def __init__(self, policy: Policy, version: str) -> None:
-        names = policy.output_names
+        names = policy.served_names
         self.version = version
         self._session = policy.session
         self._scores = next((name for name in _SCORES if name in names), None)

@@ -38,6 +38,16 @@ def discrete_graph(weights: Any, bias: Any) -> onnx.ModelProto:
     return _model(nodes, outputs, weights=np.asarray(weights, np.float32), bias=np.asarray(bias, np.float32))
 
 
+def valued_graph() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """CartPole's policy with a `value`, its first logit, and the same without: what is served of it."""
+    leaning = [[0, 0], [0, 0], [-1, 1], [-1, 1]]
+    whole, served = discrete_graph(leaning, [0, 0]), discrete_graph(leaning, [0, 0])
+    whole.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "first"))
+    whole.graph.node.append(helper.make_node("Gather", ["logits", "first"], ["value"], axis=1))
+    whole.graph.output.append(helper.make_tensor_value_info("value", TensorProto.FLOAT, ["n"]))
+    return whole, served
+
+
 def box_graph(weights: Any, bias: Any) -> onnx.ModelProto:
     """observation [n, 4] -> action = observation @ weights + bias [n, 1]."""
     nodes = [
@@ -77,13 +87,17 @@ def write_package(
     *,
     name: str = "cartpole",
     graph: onnx.ModelProto | None = None,
+    served: onnx.ModelProto | None = None,
     action_space: Space = DISCRETE,
     serve: Serve | None = None,
     safety: Safety | None = None,
     outcomes: Outcomes | None = None,
     baselines: dict[str, Any] | None = None,
 ) -> str:
-    """Write a package and return its digest. By default CartPole's: push right (1) when the pole leans right."""
+    """Write a package and return its digest. By default CartPole's: push right (1) when the pole leans right.
+
+    With `served` it has that graph to serve beside the whole one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if graph is None:
         leaning = [[0, 0], [0, 0], [-1, 1], [-1, 1]]
@@ -92,11 +106,15 @@ def write_package(
         )
     onnx.checker.check_model(graph)
     onnx.save(graph, directory / "policy.onnx")
+    if served is not None:
+        onnx.save(served, directory / "policy.served.onnx")
     actions = np.zeros((4, *action_space.shape), action_space.dtype)
     np.savez(directory / BASELINE, observation=np.zeros((4, 4), np.float32), actions=actions, returns=np.zeros(4))
     outputs = [Tensor("action", action_space.dtype, action_space.shape), Tensor("finite", "bool", ())]
     if action_space.type == "Discrete":
         outputs.append(Tensor("logits", "float32", (2,)))
+    if "value" in {output.name for output in graph.graph.output}:
+        outputs.append(Tensor("value", "float32", ()))
     manifest = Manifest(
         schema_version=1,
         name=name,
@@ -120,6 +138,7 @@ def write_package(
         baselines=baselines or {},
         training={},
         git_sha="0" * 40,
+        served={} if served is None else {"fp32": "policy.served.onnx"},
     )
     return write_manifest(directory, manifest)
 
