@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from gymnasium import spaces
 from rich.console import Console
@@ -28,13 +27,13 @@ from tasks.exporters import exporter_for
 from tasks.graph import decider, open_session
 from tasks.importing import Agent
 from tasks.inputs import Inputs, in_batches, repeat
-from tasks.layers import SERVED, bare, cut
 from tasks.measurement import ACCELERATORS, bound_caller, caller, on_accelerator
 from tasks.packaging import Packaging
 from tasks.quantize import compare_actions
 from tasks.rollout import play
 from tasks.select import Evidence, assemble, git_sha
 from tasks.selection import Row, Selection
+from tasks.serving import write_served
 from tasks.spaces import describe
 from tasks.spec import Environment
 from tasks.timing import Call, durations, relative_cost
@@ -77,7 +76,6 @@ def _package(agent: Agent, directory: Path) -> Inputs:
     )
     assemble(directory, Packaging("bench", {"id": "CartPole-v1"}), evidence, played.inputs, played.actions, git_sha())
     _write_variants(directory, played.inputs)
-    onnx.save(cut(bare(directory / ONNX), SERVED), directory / "served.onnx")
     return played.inputs
 
 
@@ -92,7 +90,7 @@ def _ways(agent: Agent, directory: Path, given: Inputs, batch: int) -> dict[str,
     observations = repeat(given, batch)["observation"]
     single = observations[0] if batch == 1 else observations
     tensor, policy = torch.from_numpy(observations), load(directory)
-    session, served = open_session(directory / ONNX), open_session(directory / "served.onnx")
+    session, served = open_session(directory / ONNX), policy.session
     return {
         BASELINE: lambda: agent.model.predict(observations, deterministic=True),
         "torch": lambda: graph(tensor),
@@ -103,7 +101,9 @@ def _ways(agent: Agent, directory: Path, given: Inputs, batch: int) -> dict[str,
         "ONNX Runtime, cut, io-binding": bound_caller(served, given, batch),
         PACKAGE: lambda: policy.predict(single),
         **{
-            f"ONNX Runtime, {name}": caller(open_session(directory / variant.file), given, batch)
+            f"ONNX Runtime, cut, {name}": caller(
+                open_session(write_served(directory / variant.file, given, directory)), given, batch
+            )
             for name, variant in VARIANTS.items()
         },
     }

@@ -135,7 +135,7 @@ def _identical(out: Path, source: dict[str, Any]) -> str | None:
 
 
 def look_over(directory: Path, sha256: str | None = None) -> None:
-    """Check a finished package from outside: every digest, no file beside them, every variant loads. PackageError."""
+    """Check a finished package from outside: digests, no file beside them, every variant loads. PackageError."""
     manifest = package.read_manifest(directory, sha256)
     for name in manifest.files:
         package.verify_file(directory, manifest, name)
@@ -143,7 +143,7 @@ def look_over(directory: Path, sha256: str | None = None) -> None:
     if strange := there - {*manifest.files, package.MANIFEST}:
         raise package.PackageError(f"{directory}: holds {sorted(strange)}, which the manifest does not list")
     for variant in manifest.variants:
-        package.load(directory, sha256, variant)
+        package.load(directory, sha256, variant).whole()
 
 
 def _refuse_dangerous(out: Path, order: Order) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DENSE = ("Gemm", "MatMul")
 LAYERS = (*DENSE, "Conv")
 ZERO = "zero:relu"
-SERVED = ("action", "finite", "next_state_h", "next_state_c")
-"""What serving asks for. Layers that only `value` or a density comes from stay as they are: nothing judges them."""
+ANSWER = ("action", "finite", "next_state_h", "next_state_c")
+"""What is judged. Layers that only `value` or a density comes from stay as they are: nothing judges them."""
 
 
 class Layers:
@@ -29,11 +29,11 @@ class Layers:
         self.nodes: list[NodeProto] = list(graph.node)
         self._producers = {output: node for node in self.nodes for output in node.output}
         weights = {one.name for one in graph.initializer if one.data_type == 1}
-        served = _names(self.above(name for name in SERVED if name in self._producers))
+        judged = _names(self.above(name for name in ANSWER if name in self._producers))
         self.layers = [
             node
             for node in self.nodes
-            if node.op_type in LAYERS and node.name in served and any(name in weights for name in node.input[:2])
+            if node.op_type in LAYERS and node.name in judged and any(name in weights for name in node.input[:2])
         ]
         names = _names(self.layers)
         above = {node.name: _names(self.above(node.input)) for node in self.layers}
@@ -69,8 +69,8 @@ class Layers:
         waiting = list(values)
         while waiting:
             node = self._producers.get(waiting.pop())
-            if node is not None and node.name not in found:
-                found[node.name] = node
+            if node is not None and node.output[0] not in found:
+                found[node.output[0]] = node
                 waiting += node.input
         return list(found.values())
 
@@ -100,8 +100,8 @@ def cut(model: ModelProto, outputs: Iterable[str]) -> ModelProto:
     found = onnx.ModelProto()
     found.CopyFrom(model)
     graph, wanted = found.graph, set(outputs)
-    needed = _names(Layers(graph).above(wanted))
-    nodes = [node for node in graph.node if node.name in needed]
+    needed = {node.output[0] for node in Layers(graph).above(wanted)}
+    nodes = [node for node in graph.node if node.output[0] in needed]
     used = {name for node in nodes for name in node.input}
     kept_outputs = [output for output in graph.output if output.name in wanted]
     weights = [one for one in graph.initializer if one.name in used]

@@ -26,6 +26,7 @@ from tasks.parity import SCORES, compare
 from tasks.quantization_gate import unlike
 from tasks.quantize import compare_actions
 from tasks.selection import Selection, choose
+from tasks.serving import write_served
 
 SELECTION = "selection.json"
 PACKAGE = "package"
@@ -66,7 +67,8 @@ def assemble(
     actions: Array,
     git_commit: str,
 ) -> str:
-    """Complete a package: `directory` holds its graphs already; adds the baseline and the manifest.
+    """Complete a package: `directory` holds its graphs already; adds the graphs that are served, the baseline and the
+    manifest.
 
     The same evidence gives the same bytes. Returns the package's SHA-256 (that of `policy.json`).
     """
@@ -78,6 +80,7 @@ def assemble(
     variants = {"fp32": ONNX} | {
         name: evidence.judged[name]["file"] for name in evidence.selection.accepted if name != "fp32"
     }
+    served = _served(directory, variants, kept, packaging.serve.explore)
     manifest = package.Manifest(
         schema_version=package.SCHEMA_VERSION,
         name=packaging.name,
@@ -101,8 +104,15 @@ def assemble(
         baselines=baselines(exported.action_space, given, actions, returns),
         training=dict(evidence.training),
         git_sha=git_commit,
+        served=served,
     )
     return package.write_manifest(directory, manifest)
+
+
+def _served(directory: Path, variants: Mapping[str, str], given: Inputs, explore: bool) -> dict[str, str]:
+    """Write the graphs that are served into a package; their files by variant, but for those that are served whole."""
+    files = {name: write_served(directory / file, given, directory, explore).name for name, file in variants.items()}
+    return {name: file for name, file in files.items() if file != variants[name]}
 
 
 def verify(directory: Path, sha256: str, given: Inputs, actions: Array) -> None:

@@ -20,7 +20,7 @@ GRAPH = "policy.onnx"
 
 
 def poison(package: Path, manifest: Manifest, marker: Inputs, into: Path) -> Path:
-    """A copy of `package` in `into`, shipping fp32, whose graph fails on observations equal to `marker`.
+    """A copy of `package` in `into`, serving the whole fp32 graph, which fails on observations equal to `marker`.
 
     There every floating-point output is NaN and `finite` is false; everywhere else nothing changes. `marker` is one row
     of observations, in all their parts.
@@ -37,7 +37,7 @@ def poison(package: Path, manifest: Manifest, marker: Inputs, into: Path) -> Pat
     onnx.checker.check_model(model)
     onnx.save_model(model, into / GRAPH)
     changed = msgspec.structs.replace(
-        manifest, files=digest_files(into), variants={"fp32": GRAPH}, shipped_variant="fp32"
+        manifest, files=digest_files(into), variants={"fp32": GRAPH}, shipped_variant="fp32", served={}
     )
     write_manifest(into, changed)
     return into

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, load, numpy_helper, save
 
 from tasks import benchmark
 from tasks.inputs import repeat
@@ -146,5 +146,26 @@ def test_every_variant_belongs_to_one_family_and_the_served_batch_is_measured(
         return {}
 
     monkeypatch.setattr(benchmark, "measure_apart", remember)
-    benchmark.measure_variants({"fp32": tmp_path}, tmp_path, {"observation": np.zeros((4, 4))}, 48, tmp_path)
+    small, rows = _policy(tmp_path / "small.onnx", 8), {"observation": np.zeros((4, 4), np.float32)}
+    benchmark.measure_variants({"fp32": small}, small, rows, 48, tmp_path)
     assert asked == [[1, 8, 32, 48, 64, 256, 1024]]
+
+
+def test_what_is_measured_is_the_graph_that_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(_policy(tmp_path / "small.onnx", 8))
+    model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["value"]))
+    model.graph.output.append(helper.make_tensor_value_info("value", TensorProto.FLOAT, [1, 1]))
+    save(model, tmp_path / "whole.onnx")
+    save(model, tmp_path / "other.onnx")
+    measured: list[tuple[Path, Path]] = []
+
+    def remember(graph: Path, reference: Path, sample: Path, batches: list[int], served: int) -> dict[str, int]:
+        measured.append((graph, reference))
+        return {}
+
+    monkeypatch.setattr(benchmark, "measure_apart", remember)
+    graphs = {"fp32": tmp_path / "whole.onnx", "fp16": tmp_path / "other.onnx"}
+    benchmark.measure_variants(graphs, graphs["fp32"], {"observation": np.ones((4, 4), np.float32)}, 48, tmp_path)
+    cut = tmp_path / "whole.served.onnx"
+    assert measured == [(cut, cut), (tmp_path / "other.served.onnx", cut)]
+    assert [output.name for output in load(cut).graph.output] == ["action", "finite"]

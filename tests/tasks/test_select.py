@@ -49,6 +49,9 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     assert manifest.training["dag_run_id"] == "run"
     assert {"policy.onnx", "policy.ts", "policy.pt2", "baseline.npz"} <= set(manifest.files)
     assert set(manifest.variants) == {row["variant"] for row in manifest.selection["table"] if row["accepted"]}
+    assert set(manifest.served) == set(manifest.variants)
+    assert not {"value", "log_prob"} & set(policy.served_names)
+    assert set(policy.served_names) < set(policy.output_names)
     assert {path.name for path in directory.iterdir()} == {*manifest.files, "policy.json"}
     assert len(policy.baseline().inputs["observation"]) == 2_048
     assert "compared_with" in manifest.benchmark["fp32"]

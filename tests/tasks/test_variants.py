@@ -21,7 +21,7 @@ from tasks.exporters import exporter_for
 from tasks.graph import decider
 from tasks.importing import Agent
 from tasks.inputs import MASK, Inputs, in_batches, take
-from tasks.layers import SERVED, Layers, bare, check_interface, cut
+from tasks.layers import ANSWER, Layers, bare, check_interface, cut
 from tasks.parity import groups
 from tasks.quantize import compare_actions, is_batch_invariant, keeps_flags
 from tasks.spaces import describe
@@ -156,7 +156,7 @@ def test_a_variant_with_another_interface_is_named(written: Written, tmp_path: P
 
 def test_a_graph_cut_to_what_is_served_answers_the_same_with_less(written: Written, tmp_path: Path) -> None:
     model = bare(written.path())
-    served = [name for name in SERVED if name in {output.name for output in model.graph.output}]
+    served = [name for name in ANSWER if name in {output.name for output in model.graph.output}]
     smaller = cut(model, served)
     onnx.save(smaller, tmp_path / ONNX)
     onnx.checker.check_model(smaller)

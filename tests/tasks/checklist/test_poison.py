@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos.package import Policy, load
+from bentos.package import Policy, digest_files, load, write_manifest
 from tasks.checklist.fuzz import bad_requests, extreme_questions
 from tasks.checklist.poison import _break, poison
 from tasks.inputs import take
@@ -28,6 +30,18 @@ def test_the_marked_observation_alone_is_not_finite(package: Policy, broken: Pol
     expected[7] = False
     assert (outputs["finite"] == expected).all()
     assert np.isnan(outputs["logits"][7]).all()
+
+
+def test_a_package_with_a_graph_of_its_own_to_serve_breaks_where_it_is_served(package: Policy, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(package.directory, whole)
+    shutil.copy(whole / "policy.onnx", whole / "policy.served.onnx")
+    manifest = structs.replace(package.manifest, files=digest_files(whole), served={"fp32": "policy.served.onnx"})
+    write_manifest(whole, manifest)
+    inputs = package.baseline().inputs
+    broken = load(poison(whole, manifest, take(inputs, slice(7, 8)), tmp_path / "broken"))
+    with pytest.raises(ValueError, match="not finite"):
+        broken.predict(inputs["observation"][7])
 
 
 def test_everywhere_else_nothing_changed(package: Policy, broken: Policy) -> None:
