@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 4_096
 EDGE_ROWS = 16
+CHUNK = 512
 FAR = 1e6
 """Beyond this a bound is no range to draw from, and an observation is large."""
 
@@ -118,12 +119,13 @@ class _Draw:
     def _edge_part(self, name: str, space: Any) -> Array:
         shape = (EDGE_ROWS, *space.shape)
         low, high = limits(space)
+        far = min(FAR, float(np.finfo(_dtype(space)).max)) if np.dtype(_dtype(space)).kind == "f" else FAR
         if name == "zeros":
             return np.broadcast_to(np.clip(0.0, low, high), shape)
         if name in ("low", "high"):
             bound = low if name == "low" else high
-            return np.broadcast_to(np.clip(bound, -FAR, FAR), shape)
-        return np.clip(self.generator.choice([-FAR, FAR], size=shape), low, high)
+            return np.broadcast_to(np.clip(np.clip(bound, -far, far), low, high), shape)
+        return np.clip(self.generator.choice([-far, far], size=shape), low, high)
 
     def _others(self, rows: int) -> Inputs:
         found: Inputs = {}
@@ -147,23 +149,33 @@ class _Draw:
         return np.concatenate(columns, axis=1)
 
     def _part(self, name: str, rows: int) -> Array:
+        # A few rows at a time: thousands of images in float64 would take gigabytes.
+        return np.concatenate([self._rows(name, min(CHUNK, rows - at)) for at in range(0, rows, CHUNK)])
+
+    def _rows(self, name: str, rows: int) -> Array:
         space: Any = self.parts[name]
         low, high = limits(space)
         shape = (rows, *space.shape)
+        dtype = np.dtype(_dtype(space))
         if name in self.statistics:
             mean, deviation = self.statistics[name]
             value = np.clip(mean + deviation * 1.5 * self.generator.normal(size=shape), low, high)
-        elif np.dtype(_dtype(space)).kind != "f":
-            return self.generator.integers(low.astype(np.int64), high.astype(np.int64) + 1, size=shape).astype(
-                _dtype(space)
-            )
-        else:
-            scale = self.generator.choice([0.1, 1.0, 5.0], size=(rows, *[1] * len(space.shape)))
-            value = np.clip(scale * self.generator.normal(size=shape), low, high)
-            bounded = (low > -FAR) & (high < FAR)
-            within = np.where(bounded, low, 0.0) + self.generator.random(shape) * np.where(bounded, high - low, 1.0)
-            value = np.where(bounded, within, value)
-        return (np.rint(value) if np.dtype(_dtype(space)).kind != "f" else value).astype(_dtype(space))
+            return (value if dtype.kind == "f" else np.rint(value)).astype(dtype)
+        if dtype.kind != "f":
+            least, most = np.clip(-FAR, low, high).astype(np.int64), np.clip(FAR, low, high).astype(np.int64)
+            return self.generator.integers(least, most, size=shape, endpoint=True).astype(dtype)
+        with np.errstate(over="ignore"):
+            width = high - low
+        bounded = width < 2 * FAR
+        scale = self.generator.choice([0.1, 1.0, 5.0], size=(rows, *[1] * len(space.shape)))
+        near = np.clip(np.clip(0.0, low, high) + scale * self.generator.normal(size=shape), low, high)
+        within = np.where(bounded, low, 0.0) + self.generator.random(shape) * np.where(bounded, width, 0.0)
+        return np.where(bounded, within, near).astype(dtype)
+
+
+def drawn(space: Space[Any], rows: int) -> Inputs:
+    """Observations such as a policy of this space may meet. `space.sample()` cannot draw within the widest bounds."""
+    return _Draw(space, (), None, (), np.random.default_rng(0)).usual(rows)
 
 
 def limits(space: Any) -> tuple[Array, Array]:

@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tasks.errors import Misconfigured, first_line
 from tasks.vecnormalize import check_statistics
 from tasks.zips import is_pickled
@@ -36,11 +38,11 @@ def fresh_space(space: Any, whose: str) -> Any:
 
     match type(space).__name__:
         case "Box":
-            return spaces.Box(space.low, space.high, dtype=space.dtype.type)
+            return spaces.Box(space.low, space.high, dtype=_scalar(space))
         case "Discrete":
-            return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+            return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)), dtype=_scalar(space))
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(space.nvec)
+            return spaces.MultiDiscrete(space.nvec, dtype=_scalar(space), start=getattr(space, "start", None))
         case "MultiBinary":
             return spaces.MultiBinary(space.n)
         case "Dict":
@@ -48,6 +50,11 @@ def fresh_space(space: Any, whose: str) -> Any:
     raise Misconfigured(
         f"{whose} is a {type(space).__name__}; supported: Box, Discrete, MultiDiscrete, MultiBinary, Dict"
     )
+
+
+def _scalar(space: Any) -> Any:
+    """The NumPy type of a space's numbers."""
+    return np.dtype(space.dtype).type
 
 
 def number(value: dict[str, Any]) -> float | None:

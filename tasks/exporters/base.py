@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bentos.package import Tensor as TensorDescription
 from tasks import inputs
+from tasks.cases import drawn
 from tasks.errors import Misconfigured
 from tasks.exporters.preprocess import Prepare, Space, rows
 from tasks.importing import Agent
@@ -33,7 +34,13 @@ class EnvironmentAction(nn.Module):
     """The continuous action `env.step` takes: the network's, unscaled from [-1, 1] or clipped to the bounds."""
 
     def __init__(self, space: spaces.Box, squashed: bool) -> None:
+        """Raises Misconfigured for a Box of whole or half-precision numbers: `predict` answers float32 there."""
         super().__init__()
+        if space.dtype not in (np.float32, np.float64):
+            raise Misconfigured(
+                f"a Box of {space.dtype} actions cannot be exported: predict answers numbers there that are not of the "
+                "space; expected float32 or float64: train with a wrapper that takes such actions and rounds them"
+            )
         self.squashed = squashed
         self.dtype = torch.float64 if space.dtype == np.float64 else torch.float32
         self.register_buffer("low", torch.as_tensor(space.low, dtype=self.dtype))
@@ -126,9 +133,8 @@ class Exporter(ABC):
         return Graph(self.prepare, self.network()).eval()
 
     def dummy(self, batch: int = 2) -> tuple[Tensor, ...]:
-        """A batch of raw inputs, sampled from the space, in the graph's dtypes."""
-        self.observation_space.seed(0)
-        sampled = inputs.stack([self.observation_space.sample() for _ in range(batch)])
+        """A batch of raw inputs, drawn from the space, in the graph's dtypes."""
+        sampled = drawn(self.observation_space, batch)
         for tensor in self.extra_inputs:
             sampled[tensor.name] = np.ones((batch, *tensor.shape), dtype=tensor.dtype)
         return self.tensors(sampled)
