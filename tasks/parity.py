@@ -19,6 +19,9 @@ PARAMETER_TOLERANCE = 1e-4
 TIE_TOLERANCE = 1e-6
 """Two actions whose scores differ by less, relative to the largest score, are told apart by rounding alone."""
 
+FORBIDDEN = 1e7
+"""No logit is that large but those of actions that a mask forbids, up to their sign."""
+
 SCORES = ("logits", "q_values")
 
 
@@ -98,7 +101,8 @@ def tied(space: Space, scores: Array, reference: Array, actions: Array) -> Array
     rows = len(reference)
     first, second = (np.asarray(a).reshape(rows, -1).astype(np.int64) for a in (reference, actions))
     score = scores.astype(np.float64)
-    tolerance = TIE_TOLERANCE * np.maximum(1.0, np.abs(np.where(np.abs(score) < 1e7, score, 0.0)).max(axis=1))[:, None]
+    size = np.where(np.abs(score) < FORBIDDEN, np.abs(score), 0.0).max(axis=1, keepdims=True)
+    tolerance = TIE_TOLERANCE * np.maximum(1.0, size)
     widths = groups(space)
     if score.shape[1] != sum(widths):
         # One logit a dimension (Bernoulli): its sign decides.
@@ -120,13 +124,24 @@ def canonical(space: Space, name: str, value: Array) -> Array:
 
 
 def parameter_errors(space: Space, reference: Outputs, outputs: Outputs) -> dict[str, float]:
-    """Largest error of each parameter, relative to 1 + its own size."""
+    """Largest error of each parameter, relative to 1 + its size (see `_sizes`)."""
     found = {}
     for name, value in reference.items():
         ours, theirs = canonical(space, name, outputs[name]), canonical(space, name, value)
-        error = np.abs(ours - theirs) / (1.0 + np.abs(theirs))
+        error = np.abs(ours - theirs).reshape(len(theirs), -1) / (1.0 + _sizes(theirs))
         found[name] = float(np.nan_to_num(error, nan=np.inf).max())
     return found
+
+
+def _sizes(parameter: Array) -> Array:
+    """The size [n, 1] of what each row of a parameter was summed from: its largest entry, or that of a usual row.
+
+    Float32 rounds sums in proportion to their terms. A q-value of 0 beside one of 300 is as uncertain as that one, and
+    SB3 itself answers it differently at another batch size. The logit of a forbidden action is no size.
+    """
+    magnitude = np.abs(parameter).reshape(len(parameter), -1)
+    largest = np.where(magnitude < FORBIDDEN, magnitude, 0.0).max(axis=1, keepdims=True)
+    return np.maximum(largest, np.median(largest))
 
 
 @dataclass(frozen=True)

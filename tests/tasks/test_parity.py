@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bentos.package import Space
-from tasks.parity import compare, prove, worst
+from tasks.cases import Cases
+from tasks.inputs import Decide, Inputs, Outputs
+from tasks.parity import PARAMETER_TOLERANCE, Original, compare, parameter_errors, prove, worst
 
 Array = np.ndarray[Any, Any]
 DISCRETE = Space("Discrete", "int64", n=3)
@@ -38,27 +39,53 @@ def test_nan_and_other_shapes_never_agree(actions: Array) -> None:
     assert difference.max_error == float("inf")
 
 
-def _positive(rows: Array) -> Array:
-    return (rows[:, 0] > 100).astype(np.int64)
+def _positive(given: Inputs) -> Outputs:
+    rows = given["observation"]
+    actions = (rows[:, 0] > 100).astype(np.int64)
+    return {"action": actions, "finite": np.isfinite(rows[:, 0]), "logits": np.eye(3)[actions]}
 
 
-def _wrong_in_sevens(rows: Array) -> Array:
-    return _positive(rows) + (1 if len(rows) == 7 else 0)
+def _wrong_in_sevens(given: Inputs) -> Outputs:
+    found = _positive(given)
+    return {**found, "action": found["action"] + (1 if len(found["action"]) == 7 else 0)}
 
 
-def _wrong_once(rows: Array) -> Array:
-    return _positive(rows) + (rows[:, 0] == 199)
+def _wrong_once(given: Inputs) -> Outputs:
+    found = _positive(given)
+    return {**found, "action": found["action"] + (given["observation"][:, 0] == 199)}
 
 
 @pytest.mark.parametrize(
     ("decide", "equal", "where"),
     [(_positive, True, ""), (_wrong_in_sevens, False, "copy at batch 7"), (_wrong_once, False, "copy at batch")],
 )
-def test_one_row_at_one_batch_size_is_enough_to_differ(
-    decide: Callable[[Array], Array], equal: bool, where: str
-) -> None:
-    proof = prove(DISCRETE, _positive, {"itself": _positive, "copy": decide}, OBSERVATIONS)
+def test_one_row_at_one_batch_size_is_enough_to_differ(decide: Decide, equal: bool, where: str) -> None:
+    def parameters(given: Inputs) -> Outputs:
+        return {"logits": _positive(given)["logits"]}
+
+    proof = prove(
+        DISCRETE,
+        Original(_positive, parameters),
+        {"itself": _positive, "copy": decide},
+        Cases({"observation": OBSERVATIONS}, "a count", {}, {}),
+    )
     assert proof["equal"] is equal
     assert set(proof["formats"]["copy"]) == {"1", "2", "7", "64"}
     if not equal:
         assert where in worst(proof)
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "equal"),
+    [([0.0, 300.0], 1e-2, True), ([0.0, 0.5], 1e-2, False), ([-1e8, 0.5], 1e-2, False)],
+    ids=["beside a large one", "beside a small one", "beside a forbidden one"],
+)
+def test_a_parameter_is_as_uncertain_as_the_largest_of_its_row(
+    reference: list[float], error: float, equal: bool
+) -> None:
+    theirs = np.tile(np.array(reference), (4, 1))
+    ours = theirs + np.array([error, 0.0])
+    if reference[0] < -1e7:
+        ours = theirs + np.array([0.0, error])
+    found = parameter_errors(DISCRETE, {"q_values": theirs}, {"q_values": ours})
+    assert (found["q_values"] <= PARAMETER_TOLERANCE) is equal
