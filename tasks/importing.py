@@ -19,7 +19,7 @@ import numpy as np
 
 from tasks import apart, inputs
 from tasks.algorithms import algorithm_class
-from tasks.errors import Misconfigured, first_line
+from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, Outputs
 from tasks.pickles import alias_gym, fresh_space, number, open_field, open_normalizer
 from tasks.zips import guess_algorithm, is_pickled, read_data
@@ -90,7 +90,8 @@ def load_model(zip_path: Path, vecnormalize_path: Path | None = None, algorithm:
     except Misconfigured:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {first_line(error)}"
+        # Torch lists what is missing or of another shape in further lines.
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": ")
         raise Misconfigured(f"{zip_path}: cannot be opened as {name}: {said}") from error
     if broken := [key for key, value in model.policy.state_dict().items() if not bool(value.isfinite().all())]:
         raise Misconfigured(f"{zip_path}: weights that are not finite: {broken[:5]}")
@@ -105,6 +106,7 @@ _TRAINING = {
     "clip_range": lambda _: 0.0,
     "exploration_schedule": lambda _: 0.0,
     "buffer_size": 1,
+    "optimize_memory_usage": False,
     "n_envs": 1,
     "n_steps": 1,
     "train_freq": 1,
@@ -116,7 +118,11 @@ _TRAINING = {
 
 def _untrained(document: dict[str, Any]) -> dict[str, Any]:
     """Replacements for all that `predict` has no use for: what else is pickled, where it is no plain number."""
+    import torch
+
     replaced = {key: number(value) for key, value in document.items() if is_pickled(value)}
+    if "device" in document:
+        replaced["device"] = torch.device("cpu")
     return replaced | {key: value for key, value in _TRAINING.items() if key in document}
 
 

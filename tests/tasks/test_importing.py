@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import io
 import json
 import os
 import pickle
@@ -28,6 +30,7 @@ from tasks.spec import Params
 from tasks.vecnormalize import check_statistics
 from tasks.zips import read_data
 from tasks.zoo import find_vecnormalize
+from tests.tasks.agents import agent
 
 AGENTS = Path(__file__).resolve().parents[3] / "shared" / "agents"
 
@@ -183,6 +186,44 @@ def test_a_zip_without_its_spaces_is_refused(trained: Path, tmp_path: Path) -> N
     del document["observation_space"]
     path = _rewritten(trained / "model.zip", tmp_path / "a.zip", data=json.dumps(document).encode())
     with pytest.raises(Misconfigured, match="its `data` has no observation_space"):
+        load_model(path)
+
+
+def _pickled(value: Any) -> dict[str, str]:
+    return {":type:": str(type(value)), ":serialized:": base64.b64encode(pickle.dumps(value)).decode()}
+
+
+def test_the_device_of_training_need_not_be_here(trained: Path, tmp_path: Path) -> None:
+    import torch
+
+    document = read_data(trained / "model.zip") | {"device": _pickled(torch.device("cuda"))}
+    path = _rewritten(trained / "model.zip", tmp_path / "a.zip", data=json.dumps(document).encode())
+    assert load_model(path).model.device == torch.device("cpu")
+
+
+def test_a_buffer_that_no_library_makes_any_more_does_not_matter(tmp_path: Path) -> None:
+    agent("dqn", spaces.Discrete(3)).model.save(tmp_path / "model.zip")
+    document = read_data(tmp_path / "model.zip") | {"optimize_memory_usage": True}
+    path = _rewritten(tmp_path / "model.zip", tmp_path / "a.zip", data=json.dumps(document).encode())
+    assert load_model(path).algorithm == "dqn"
+
+
+@pytest.mark.parametrize("space", [spaces.MultiDiscrete([3, 2], dtype=np.int32), spaces.Discrete(3, dtype=np.int32)])
+def test_a_space_keeps_its_dtype(space: spaces.Space[Any], tmp_path: Path) -> None:
+    agent("ppo", space).model.save(tmp_path / "model.zip")
+    assert load_model(tmp_path / "model.zip").model.action_space == space
+    assert load_model(tmp_path / "model.zip").model.action_space.dtype == np.int32
+
+
+def test_weights_that_are_missing_are_named(trained: Path, tmp_path: Path) -> None:
+    import torch
+
+    weights = load_model(trained / "model.zip").model.policy.state_dict()
+    del weights["action_net.weight"]
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    path = _rewritten(trained / "model.zip", tmp_path / "a.zip", policy_pth=buffer.getvalue())
+    with pytest.raises(Misconfigured, match=r"cannot be opened as ppo: .*action_net\.weight"):
         load_model(path)
 
 
