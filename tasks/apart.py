@@ -6,6 +6,7 @@ not against malice.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ from tasks.errors import Misconfigured, Rejected, first_line
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "AIRLOCK_GIT_SHA")
 LOG_LIMIT_MB = 64.0
 _POLL_S = 0.02
+_LOOK_S = 0.25
 _LEAVE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
@@ -35,7 +37,10 @@ Say: TypeAlias = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """When the process is ended: after `seconds` of wall time, or beyond `memory_mb` of resident memory."""
+    """When the process is ended: after `seconds` of wall time, or beyond `memory_mb` of resident memory.
+
+    Memory of the processes that it starts counts, too.
+    """
 
     seconds: float
     memory_mb: float
@@ -102,6 +107,8 @@ class _Watch:
     output: int
     say: Say
     step: str = "starting"
+    started: list[Any] = field(default_factory=list)
+    looked: float = 0.0
 
     def follow(self, channel: Any) -> dict[str, Any]:
         """The last message of the process: its result, its error, or nothing where it ended without one."""
@@ -127,18 +134,39 @@ class _Watch:
                 return answer
 
     def _check(self, deadline: float) -> None:
-        import psutil
-
         if time.monotonic() > deadline:
             raise Misconfigured(f"{self.subject}: {self.step} took longer than {self.limits.seconds:g} s")
-        try:
-            used = self.process.memory_info().rss / 2**20
-        except psutil.NoSuchProcess:
-            used = 0.0
-        if used > self.limits.memory_mb:
+        if self._used_mb() > self.limits.memory_mb:
             raise Misconfigured(f"{self.subject}: {self.step} took more than {self.limits.memory_mb:g} MB of memory")
         if os.fstat(self.output).st_size > LOG_LIMIT_MB * 2**20:
             raise Misconfigured(f"{self.subject}: {self.step} printed more than {LOG_LIMIT_MB:g} MB")
+
+    def _used_mb(self) -> float:
+        """Memory of the process and of all that it started. What two of them share counts once, where that matters."""
+        import psutil
+
+        if time.monotonic() > self.looked + _LOOK_S:
+            self.looked = time.monotonic()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.started = self.process.children(recursive=True)
+        resident = [_bytes(one) for one in (self.process, *self.started)]
+        used = sum(resident) / 2**20
+        if used <= self.limits.memory_mb or sum(map(bool, resident)) < 2:
+            return used
+        return sum(_bytes(one, shared=True) for one in (self.process, *self.started)) / 2**20
+
+
+def _bytes(process: Any, shared: bool = False) -> int:
+    """Resident memory of a process, 0 once it is gone; `shared`: pages of several processes count by their share."""
+    import psutil
+
+    try:
+        # Counting shares walks every page table entry: too slow to do it each time.
+        return int(process.memory_full_info().pss if shared else process.memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+    except AttributeError:
+        return int(process.memory_info().rss)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -157,12 +185,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def answer(work: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
-    """In the process apart: do `work` with the request it was given, and send the result or the error back."""
+def end_with(parent: int) -> None:
+    """Have this process end when its parent (a process id) does; a parent that is gone already ends it here."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[3]):
+    if os.getppid() != parent:
         sys.exit(1)
+
+
+def answer(work: Callable[[dict[str, Any], Say], dict[str, Any]]) -> None:
+    """In the process apart: do `work` with the request it was given, and send the result or the error back."""
+    end_with(int(sys.argv[3]))
     sys.path.append(str(Path.cwd()))  # last: a custom class is found there, and nothing of ours is hidden by it
     descriptor = int(sys.argv[2])
     os.set_inheritable(descriptor, False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import functools
 import logging
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from bentos.package import Space, Tensor
 from tasks import parity, runs
 from tasks.cases import cases
+from tasks.conversion import convert
 from tasks.errors import Rejected
 from tasks.graph import decider
 from tasks.inputs import Decide, Inputs, Outputs
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 EXPORT = "export/export.json"
 ONNX, TORCHSCRIPT, PT2 = "policy.onnx", "policy.ts", "policy.pt2"
-OPSET = 18
 TRACE_BATCH = 3
 
 log = logging.getLogger(__name__)
@@ -47,33 +47,29 @@ class Exported(msgspec.Struct, frozen=True):
 
 def write_formats(exporter: Exporter, directory: Path) -> None:
     """Write the three formats of a policy into `directory`; the ONNX file has passed `onnx.checker`."""
-    import onnx
+    write_torch_formats(exporter, directory)
+    convert(*conversion(exporter, directory))
+
+
+def conversion(exporter: Exporter, directory: Path) -> tuple[Path, Path, list[str], list[str]]:
+    """What is to be converted to ONNX (see `tasks.conversion.convert`) once the `.pt2` file is in `directory`."""
+    return directory / PT2, directory / ONNX, [tensor.name for tensor in exporter.inputs], list(exporter.outputs)
+
+
+def write_torch_formats(exporter: Exporter, directory: Path) -> None:
+    """Write the TorchScript and the `.pt2` file of a policy into `directory`."""
     import torch
 
-    for noisy in ("onnx_ir", "onnxscript", "torch.onnx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     graph, dummy = exporter.graph(), exporter.dummy(TRACE_BATCH)
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, dummy, dynamic_shapes=(tuple({0: batch} for _ in dummy),))
         _forget_sources(program.graph_module)
         torch.export.save(program, directory / PT2)
-        torch.onnx.export(
-            program,
-            (),
-            str(directory / ONNX),
-            input_names=[tensor.name for tensor in exporter.inputs],
-            output_names=list(exporter.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
         traced = torch.jit.freeze(torch.jit.trace(graph, dummy, check_trace=False))
         torch.jit.save(traced, str(directory / TORCHSCRIPT))
     _leave_out_debug_records(directory / TORCHSCRIPT)
-    onnx.checker.check_model(onnx.load(directory / ONNX), full_check=True)
 
 
 def _forget_sources(graph: torch.fx.GraphModule) -> None:
@@ -104,17 +100,27 @@ def torch_decider(module: torch.nn.Module, exporter: Exporter) -> Decide:
     return decide
 
 
-def load_formats(directory: Path, exporter: Exporter) -> dict[str, Decide]:
-    """Deciders of the three written formats, read back from their files."""
+def load_formats(directory: Path, exporter: Exporter, wait: Callable[[], None] | None = None) -> dict[str, Decide]:
+    """Deciders of the three written formats, read back from their files.
+
+    The last is ONNX. Its file may still be written: when it is first asked it does `wait`, and raises what that raises.
+    """
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {
-            "onnx": decider(directory / ONNX),
+        formats = {
             "torchscript": torch_decider(torch.jit.load(str(directory / TORCHSCRIPT)), exporter),
             "pt2": torch_decider(torch.export.load(directory / PT2).module(), exporter),
         }
+
+    @functools.cache
+    def converted() -> Decide:
+        if wait is not None:
+            wait()
+        return decider(directory / ONNX)
+
+    return {**formats, "onnx": lambda inputs: converted()(inputs)}
 
 
 def describe_outputs(path: Path) -> tuple[tuple[Tensor, ...], int]:
@@ -140,11 +146,22 @@ def export_policy(agent: Agent, directory: Path, raw_space: Any = None, on_polic
     Raises Misconfigured for a policy that no exporter takes. Whether the formats are equal is in `parity["equal"]`.
     """
     from tasks.exporters import exporter_for
-    from tasks.spaces import describe
 
     exporter = exporter_for(agent, raw_space)
     write_formats(exporter, directory)
-    outputs, opset = describe_outputs(directory / ONNX)
+    return prove_formats(agent, exporter, directory, on_policy)
+
+
+def prove_formats(
+    agent: Agent,
+    exporter: Exporter,
+    directory: Path,
+    on_policy: Inputs | None = None,
+    wait: Callable[[], None] | None = None,
+) -> Exported:
+    """Prove the formats in `directory`, ONNX last: its file need not be there before `wait` returns."""
+    from tasks.spaces import describe
+
     action_space = describe(exporter.action_space)
     proved_on = cases(
         exporter.observation_space, exporter.inputs, agent.normalizer, on_policy, parity.groups(action_space)
@@ -152,9 +169,10 @@ def export_policy(agent: Agent, directory: Path, raw_space: Any = None, on_polic
     proof = parity.prove(
         action_space,
         parity.Original(agent.decide, exporter.original_parameters),
-        load_formats(directory, exporter),
+        load_formats(directory, exporter, wait),
         proved_on,
     )
+    outputs, opset = describe_outputs(directory / ONNX)
     return Exported(exporter.inputs, outputs, opset, describe(exporter.observation_space), action_space, proof)
 
 

@@ -6,6 +6,7 @@ Run as `python -m tasks.foreign` by `tasks/delivery.py`: all in one process, so 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import shutil
 import time
@@ -20,7 +21,9 @@ from tasks import apart
 from tasks.errors import Misconfigured, Rejected, first_line
 
 if TYPE_CHECKING:
+    from tasks.conversion import Converter
     from tasks.export import Exported
+    from tasks.exporters import Exporter
     from tasks.importing import Agent
     from tasks.inputs import Array, Inputs
     from tasks.playable import Playable
@@ -79,17 +82,22 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
     with steps.step("import", "loading torch"):
         import torch
 
+        from tasks.conversion import Converter
         from tasks.importing import load_model
 
         torch.set_num_threads(1)
-    with steps.step("open", "opening the zip"):
-        agent = load_model(
-            Path(request.zip), Path(request.statistics) if request.statistics else None, request.algorithm
-        )
-    with steps.step("play", f"playing {request.environment}" if request.environment else "no environment to play"):
-        playable, rollout = _play(agent, request)
-    with steps.step("export", "exporting and proving it equal"):
-        exported = _export(agent, request, playable, rollout)
+    with Converter() as converter:
+        with steps.step("open", "opening the zip"):
+            agent = load_model(
+                Path(request.zip), Path(request.statistics) if request.statistics else None, request.algorithm
+            )
+        with steps.step("trace", "tracing the policy"):
+            playable = _playable(agent, request)
+            exporter = _trace(agent, request, playable, converter)
+        with steps.step("play", f"playing {request.environment}" if request.environment else "no environment to play"):
+            playable, rollout = _play(agent, playable, exporter)
+        with steps.step("export", "exporting and proving it equal"):
+            exported = _prove(agent, request, exporter, rollout, converter)
     if not exported.parity["equal"]:
         raise Rejected(f"{request.zip}: the exported policy does not act as the original: {worst(exported.parity)}")
     with steps.step("returns", "comparing returns"):
@@ -102,36 +110,64 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
     return {"package_sha256": sha256, "seconds": steps.seconds}
 
 
-def _play(agent: Agent, request: Request) -> tuple[Playable, Rollout | None]:
-    """The original's episodes on the paired seeds, where its environment can be played."""
-    from tasks.exporters import exporter_for
-    from tasks.playable import find_playable, unplayed
-    from tasks.returns import EPISODES
-    from tasks.rollout import EVALUATION_SEED, play
+def _playable(agent: Agent, request: Request) -> Playable:
+    """Its environment, where it can be made."""
+    from tasks.playable import find_playable
     from tasks.zoo import Layout
 
     layout = Layout(request.environment, request.kwargs, prepared=request.prepared, packages=request.packages)
-    playable = find_playable(layout, agent.model)
-    if playable.environment is None:
-        return playable, None
-    interface = exporter_for(agent, playable.space).inputs
-    seeds = range(EVALUATION_SEED, EVALUATION_SEED + EPISODES)
-    try:
-        return playable, play(playable.environment, agent.decide, seeds, interface)
-    except Exception as error:  # noqa: BLE001 - a foreign environment may raise anything; the proof then draws its rows
-        return unplayed(playable, error), None
+    return find_playable(layout, agent.model)
 
 
-def _export(agent: Agent, request: Request, playable: Playable, rollout: Rollout | None) -> Exported:
-    """All formats and their proof, on what the original met where it was played. Raises Misconfigured."""
-    from tasks.evaluate import KEPT_STEPS
-    from tasks.export import export_policy
-    from tasks.rollout import thin
+def _trace(agent: Agent, request: Request, playable: Playable, converter: Converter) -> Exporter:
+    """The policy's exporter, its torch formats written and the conversion to ONNX begun. Raises Misconfigured."""
+    from tasks.export import conversion, write_torch_formats
+    from tasks.exporters import exporter_for
 
     directory = Path(request.directory)
-    given = None if rollout is None else thin(rollout, KEPT_STEPS).inputs
+    with _told(request):
+        exporter = exporter_for(agent, playable.space)
+        write_torch_formats(exporter, directory)
+        converter.start(*conversion(exporter, directory))
+    return exporter
+
+
+def _play(agent: Agent, playable: Playable, exporter: Exporter) -> tuple[Playable, Rollout | None]:
+    """The original's episodes on the paired seeds, where its environment can be played."""
+    from tasks.playable import unplayed
+    from tasks.returns import EPISODES
+    from tasks.rollout import EVALUATION_SEED, play
+
+    if playable.environment is None:
+        return playable, None
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + EPISODES)
     try:
-        return export_policy(agent, directory, playable.space, given)
+        return playable, play(playable.environment, agent.decide, seeds, exporter.inputs)
+    except Exception as error:  # noqa: BLE001 - a foreign environment may raise anything; the proof then draws its rows
+        return dataclasses.replace(unplayed(playable, error), space=playable.space), None
+
+
+def _prove(
+    agent: Agent, request: Request, exporter: Exporter, rollout: Rollout | None, converter: Converter
+) -> Exported:
+    """The proof of all formats, on what the original met where it was played. Raises Misconfigured."""
+    from tasks.evaluate import KEPT_STEPS
+    from tasks.export import prove_formats
+    from tasks.rollout import thin
+
+    given = None if rollout is None else thin(rollout, KEPT_STEPS).inputs
+    with _told(request):
+        return prove_formats(agent, exporter, Path(request.directory), given, converter.finish)
+
+
+@contextlib.contextmanager
+def _told(request: Request) -> Iterator[None]:
+    """Whatever a foreign policy provokes in torch, told as Misconfigured, in a line that names the zip."""
+    from tasks.conversion import Unconverted
+
+    directory = Path(request.directory)
+    try:
+        yield
     except Misconfigured:
         raise
     except Exception as error:
@@ -139,8 +175,9 @@ def _export(agent: Agent, request: Request, playable: Playable, rollout: Rollout
         if isinstance(error, OSError) or shutil.disk_usage(directory).free < FULL_DISK_BYTES:
             why = getattr(error, "strerror", None) or "no space left"
             raise Misconfigured(f"{directory.parents[1]}: cannot be written: {why}") from error
+        said = str(error) if isinstance(error, Unconverted) else f"{type(error).__name__}: {first_line(error)}"
         raise Misconfigured(
-            f"{request.zip}: cannot be exported: {type(error).__name__}: {first_line(error)}; "
+            f"{request.zip}: cannot be exported: {said}; "
             "is there a custom class in it that decides by the values of a tensor?"
         ) from error
 

@@ -152,6 +152,33 @@ class Original:
     parameters: Decide
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the original answers, asked once for all formats: outputs by batch size, and parameters of all usual rows.
+
+    `edges` has outputs and parameters by case.
+    """
+
+    batches: Mapping[int, Outputs]
+    parameters: Outputs
+    edges: Mapping[str, tuple[Outputs, Outputs]]
+
+
+def ask(original: Original, cases: Cases, batches: Iterable[int] = BATCHES) -> Answers:
+    """Ask the original all that a proof compares: at each batch size the first 128 batches, at the largest all rows."""
+    sizes, total = sorted(batches), size(cases.usual)
+    return Answers(
+        {
+            batch: in_batches(
+                original.decide, take(cases.usual, slice(total if batch == sizes[-1] else CALLS * batch)), batch
+            )
+            for batch in sizes
+        },
+        in_batches(original.parameters, cases.usual, 256),
+        {case: (original.decide(given), original.parameters(given)) for case, given in cases.edges.items()},
+    )
+
+
 def prove(
     space: Space, original: Original, formats: Mapping[str, Decide], cases: Cases, batches: Iterable[int] = BATCHES
 ) -> dict[str, Any]:
@@ -163,29 +190,28 @@ def prove(
     not, and for parameters (and a recurrent policy's next state) within 1e-4. At each batch size the first 128 batches
     are compared, or all there are; the last, and the edges, are all compared.
     """
-    batches = sorted(batches)
-    scores = _scores(original, cases.usual)
+    return compare_formats(space, ask(original, cases, batches), formats, cases)
+
+
+def compare_formats(space: Space, asked: Answers, formats: Mapping[str, Decide], cases: Cases) -> dict[str, Any]:
+    """The proof (see `prove`) from what the original has answered; one format after the other, in their order."""
     found: dict[str, dict[str, Any]] = {name: {} for name in formats}
+    edges, refused, parameters = {}, {}, {}
     fine = True
-    for batch in batches:
-        rows = size(cases.usual) if batch == batches[-1] else min(size(cases.usual), CALLS * batch)
-        chosen = take(cases.usual, slice(rows))
-        reference = in_batches(original.decide, chosen, batch)
-        for name, decide in formats.items():
-            outputs = in_batches(decide, chosen, batch)
+    for name, decide in formats.items():
+        for batch, reference in asked.batches.items():
+            rows = len(reference["action"])
+            outputs = in_batches(decide, take(cases.usual, slice(rows)), batch)
             difference = compare(
-                space, reference["action"], outputs["action"], scores=None if scores is None else scores[:rows]
+                space, reference["action"], outputs["action"], scores=_scores(asked.parameters, slice(rows))
             )
             found[name][str(batch)] = asdict(difference)
             states = parameter_errors(space, {k: v for k, v in reference.items() if k != "action"}, outputs)
             fine &= difference.agreement == 1.0 and bool(outputs["finite"].all())
             fine &= all(error <= PARAMETER_TOLERANCE for error in states.values())
-    edges = {name: _edges(space, original, decide, cases) for name, decide in formats.items()}
-    refused = {
-        name: {case: 1.0 - float(decide(given)["finite"].mean()) for case, given in cases.refused.items()}
-        for name, decide in formats.items()
-    }
-    parameters = _parameters(space, original, formats, cases)
+        edges[name] = _edges(space, asked, decide, cases)
+        refused[name] = {case: 1.0 - float(decide(given)["finite"].mean()) for case, given in cases.refused.items()}
+        parameters[name] = _parameters(space, asked, decide, cases)
     fine &= all(entry["agreement"] == 1.0 for entries in edges.values() for entry in entries.values())
     fine &= all(share == 1.0 for shares in refused.values() for share in shares.values())
     fine &= all(error <= PARAMETER_TOLERANCE for entry in parameters.values() for error in entry.values())
@@ -201,28 +227,21 @@ def prove(
     }
 
 
-def _scores(original: Original, rows: Any) -> Array | None:
-    found = in_batches(original.parameters, rows, 256)
-    return next((found[name] for name in SCORES if name in found), None)
+def _scores(parameters: Outputs, rows: slice) -> Array | None:
+    return next((parameters[name][rows] for name in SCORES if name in parameters), None)
 
 
-def _edges(space: Space, original: Original, decide: Decide, cases: Cases) -> dict[str, Any]:
+def _edges(space: Space, asked: Answers, decide: Decide, cases: Cases) -> dict[str, Any]:
     found = {}
-    for case, given in cases.edges.items():
-        scores = _scores(original, given)
-        reference, actions = original.decide(given)["action"], decide(given)["action"]
-        found[case] = asdict(compare(space, reference, actions, scores=scores))
+    for case, (outputs, parameters) in asked.edges.items():
+        actions = decide(cases.edges[case])["action"]
+        found[case] = asdict(compare(space, outputs["action"], actions, scores=_scores(parameters, slice(None))))
     return found
 
 
-def _parameters(
-    space: Space, original: Original, formats: Mapping[str, Decide], cases: Cases
-) -> dict[str, dict[str, float]]:
-    chosen = take(cases.usual, slice(1_024))
-    reference = in_batches(original.parameters, chosen, 256)
-    return {
-        name: parameter_errors(space, reference, in_batches(decide, chosen, 256)) for name, decide in formats.items()
-    }
+def _parameters(space: Space, asked: Answers, decide: Decide, cases: Cases) -> dict[str, float]:
+    rows = slice(1_024)
+    return parameter_errors(space, take(asked.parameters, rows), in_batches(decide, take(cases.usual, rows), 256))
 
 
 def worst(proof: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -26,6 +27,13 @@ def work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
             hoard = []
             while True:
                 hoard.append(b"x" * 2**24)
+        case "feed":
+            subprocess.run([sys.executable, "-c", "hoard = []\nwhile True: hoard.append(b'x' * 2**24)"], check=True)
+        case "fork":
+            shared = b"x" * (300 * 2**20)
+            with multiprocessing.get_context("fork").Pool(1) as pool:
+                pool.apply(sum, (shared[:10],))
+                time.sleep(2)
         case "print":
             while True:
                 os.write(1, b"x" * 2**20)

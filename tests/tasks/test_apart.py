@@ -54,6 +54,7 @@ def test_a_custom_class_is_found_where_it_was_called_but_hides_nothing_of_ours(
     [
         ("sleep", apart.Limits(1, 500), r"a\.zip: doing a deed took longer than 1 s"),
         ("eat", LIMITS, r"a\.zip: doing a deed took more than 500 MB of memory"),
+        ("feed", LIMITS, r"a\.zip: doing a deed took more than 500 MB of memory"),
         ("print", LIMITS, r"a\.zip: doing a deed printed more than 64 MB"),
         ("exit", LIMITS, r"ended with code 0 before it was done; goodbye"),
         ("leave", LIMITS, r"ended with code 1 before it was done; I leave"),
@@ -65,6 +66,10 @@ def test_a_custom_class_is_found_where_it_was_called_but_hides_nothing_of_ours(
 def test_what_foreign_code_does_instead_is_one_clear_line(deed: str, limits: apart.Limits, said: str) -> None:
     with pytest.raises(Misconfigured, match=said):
         _run(deed, limits)
+
+
+def test_memory_that_two_processes_share_counts_once() -> None:
+    assert _run("fork") == {}
 
 
 def test_a_rejection_stays_one() -> None:

@@ -89,3 +89,19 @@ def test_a_parameter_is_as_uncertain_as_the_largest_of_its_row(
         ours = theirs + np.array([0.0, error])
     found = parameter_errors(DISCRETE, {"q_values": theirs}, {"q_values": ours})
     assert (found["q_values"] <= PARAMETER_TOLERANCE) is equal
+
+
+def test_the_original_is_asked_once_however_many_formats_there_are() -> None:
+    asked: list[int] = []
+
+    def decide(given: Inputs) -> Outputs:
+        asked.append(len(given["observation"]))
+        return _positive(given)
+
+    cases = Cases({"observation": OBSERVATIONS}, "a count", {"zeros": {"observation": 0 * OBSERVATIONS}}, {})
+    counts = []
+    for names in ("a", "abc"):
+        asked.clear()
+        prove(DISCRETE, Original(decide, decide), dict.fromkeys(names, _positive), cases)
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
