@@ -17,23 +17,25 @@ from tasks.inputs import Inputs
 
 
 class ActorCriticNetwork(nn.Module):
-    """Features, the two latents, the head and the value, without SB3's distribution objects."""
+    """Features, the two latents, the head and the value, without SB3's distribution objects.
+
+    The latents come from the extractor's methods, as SB3 asks for them: a user's own need not have SB3's layers.
+    """
 
     def __init__(self, policy: Any, head: Head) -> None:
         super().__init__()
         self.shared = bool(policy.share_features_extractor)
         self.actor_features = policy.pi_features_extractor
         self.critic_features = policy.vf_features_extractor
-        self.actor = policy.mlp_extractor.policy_net
-        self.critic = policy.mlp_extractor.value_net
+        self.latents = policy.mlp_extractor
         self.value_net = policy.value_net
         self.head = head
 
     def forward(self, observation: Observation, *mask: Tensor) -> tuple[Tensor, ...]:
         features = self.actor_features(observation)
-        action, *parameters = self.head(self.actor(features), *mask)
+        action, *parameters = self.head(self.latents.forward_actor(features), *mask)
         critic = features if self.shared else self.critic_features(observation)
-        return (action, *parameters, self.value_net(self.critic(critic)).flatten())
+        return (action, *parameters, self.value_net(self.latents.forward_critic(critic)).flatten())
 
 
 class ActorCriticExporter(Exporter):

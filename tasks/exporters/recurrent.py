@@ -53,12 +53,11 @@ class RecurrentNetwork(nn.Module):
         self.actor_features = policy.pi_features_extractor
         self.critic_features = policy.vf_features_extractor
         self.step = LstmStep(policy.lstm_actor)
-        self.actor = policy.mlp_extractor.policy_net
+        self.latents = policy.mlp_extractor
         self.head = head
         self.valued = has_value(policy)
         self.from_actor = bool(policy.shared_lstm)
         self.critic_input = policy.critic
-        self.critic = policy.mlp_extractor.value_net
         self.value_net = policy.value_net
 
     def forward(
@@ -66,13 +65,13 @@ class RecurrentNetwork(nn.Module):
     ) -> tuple[Tensor, ...]:
         kept = (1.0 - episode_start).reshape(-1, 1, 1)
         latent, next_h, next_c = self.step(self.actor_features(observation), kept * state_h, kept * state_c)
-        action, *parameters = self.head(self.actor(latent))
+        action, *parameters = self.head(self.latents.forward_actor(latent))
         value = (self._value(observation, latent),) if self.valued else ()
         return (action, *parameters, *value, next_h, next_c)
 
     def _value(self, observation: Observation, latent: Tensor) -> Tensor:
         critic = latent if self.from_actor else self.critic_input(self.critic_features(observation))
-        return self.value_net(self.critic(critic)).flatten()
+        return self.value_net(self.latents.forward_critic(critic)).flatten()
 
 
 def has_value(policy: Any) -> bool:

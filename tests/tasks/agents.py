@@ -44,7 +44,7 @@ def agent(
     action_space: spaces.Space[Any],
     observation_space: spaces.Space[Any] = VECTOR,
     normalize: Mapping[str, Any] | None = None,
-    policy: str = "MlpPolicy",
+    policy: Any = "MlpPolicy",
     **arguments: Any,
 ) -> Agent:
     """An agent of its own spaces; with `normalize` (VecNormalize's arguments, or {}) one trained under statistics.

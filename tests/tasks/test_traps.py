@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import Tensor, nn
 
 from tasks import parity
@@ -39,6 +40,20 @@ class Dropping(BaseFeaturesExtractor):
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.layers(observation)
+
+
+class Halving(MlpExtractor):
+    """A user's extractor: what its `forward_actor` does is more than its layers do."""
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        return super().forward_actor(features) / 2
+
+
+class HalvingPolicy(ActorCriticPolicy):
+    """A policy of its own extractor, as SB3's documentation makes one."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = Halving(self.features_dim, [16], nn.ReLU)
 
 
 def proof(exporter: Exporter) -> dict[str, Any]:
@@ -170,6 +185,12 @@ def best_quantile(self: Any, observation: Any) -> tuple[Tensor, ...]:
     return quantiles.amax(dim=1).argmax(dim=1), quantiles.mean(dim=1)
 
 
+def by_layers(self: Any, observation: Tensor) -> tuple[Tensor, ...]:
+    features = self.actor_features(observation)
+    value = self.value_net(self.latents.value_net(features)).flatten()
+    return (*self.head(self.latents.policy_net(features)), value)
+
+
 def flat_action(self: Any, action: Tensor) -> Tensor:
     return original_clip(self, action).reshape(len(action), -1)
 
@@ -282,6 +303,10 @@ TRAPS = {
                 self.action_net(latent).amax(dim=1),
             ),
         ),
+    ),
+    "the layers of an extractor for what it does": Trap(
+        made("ppo", ASYMMETRIC, policy=HalvingPolicy),
+        patched(actor_critic.ActorCriticNetwork, "forward", by_layers),
     ),
     "the critic's features for the actor": Trap(
         made("a2c", ASYMMETRIC, IMAGE, policy="CnnPolicy", policy_kwargs={**SMALL, "share_features_extractor": False}),
