@@ -128,20 +128,20 @@ def parameter_errors(space: Space, reference: Outputs, outputs: Outputs) -> dict
     found = {}
     for name, value in reference.items():
         ours, theirs = canonical(space, name, outputs[name]), canonical(space, name, value)
-        error = np.abs(ours - theirs).reshape(len(theirs), -1) / (1.0 + _sizes(theirs))
+        error = np.abs(ours - theirs).reshape(len(theirs), -1) / (1.0 + _sizes(theirs.reshape(len(theirs), -1)))
         found[name] = float(np.nan_to_num(error, nan=np.inf).max())
     return found
 
 
 def _sizes(parameter: Array) -> Array:
-    """The size [n, 1] of what each row of a parameter was summed from: its largest entry, or that of a usual row.
+    """The size of what each entry of a parameter [n, k] was summed from: the largest of its row, or of a usual row.
 
     Float32 rounds sums in proportion to their terms. A q-value of 0 beside one of 300 is as uncertain as that one, and
-    SB3 itself answers it differently at another batch size. The logit of a forbidden action is no size.
+    SB3 itself answers it differently at another batch size. The logit of a forbidden action tells of no other's size.
     """
-    magnitude = np.abs(parameter).reshape(len(parameter), -1)
+    magnitude = np.abs(parameter)
     largest = np.where(magnitude < FORBIDDEN, magnitude, 0.0).max(axis=1, keepdims=True)
-    return np.maximum(largest, np.median(largest))
+    return np.where(magnitude < FORBIDDEN, np.maximum(largest, np.median(largest)), magnitude)
 
 
 @dataclass(frozen=True)
