@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bentos import interface
+from bentos.binding import Bindings
 from bentos.feeds import Feeds
 from bentos.manifest import (
     SCHEMA_VERSION,
@@ -155,6 +156,7 @@ class Policy:
         self._whole: ort.InferenceSession | None = None if self.variant in manifest.served else self.session
         self._opening = threading.Lock()
         self._feeds = Feeds(manifest)
+        self._bindings = Bindings(self.session, manifest)
         self._answers = [*_ANSWER, *(f"{interface.NEXT}{tensor.name}" for tensor in self._feeds.states)]
 
     def run(self, inputs: Mapping[str, Array], outputs: list[str] | None = None) -> dict[str, Array]:
@@ -194,11 +196,12 @@ class Policy:
         if self._feeds.states:
             return self.step(observation, action_mask=action_mask)[0]
         feeds, batched = self._feeds.read(observation, action_mask)
-        action, finite = self.session.run(_ANSWER, feeds)
         if batched:
+            action, finite = self.session.run(_ANSWER, feeds)
             if _FALSE in finite.tobytes():  # a tenth of the time that finite.all() takes
                 raise ValueError(self._feeds.doubt(feeds, finite))
             return action
+        action, finite = self._bindings.mine.run(feeds)
         if not finite[0]:
             raise ValueError(self._feeds.doubt(feeds, finite))
         return action[0]
