@@ -1,7 +1,7 @@
 """The ONNX file of a policy, made of its `.pt2` file: here, or by a `Converter` beside this process.
 
 PyTorch's ONNX exporter takes seconds to load and to convert even a small graph. A converter loads it while this process
-opens the zip, and converts while this process plays; a second core makes that time go by.
+traces the policy, and converts while this process plays and proves the other formats: on a core of its own.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def convert(program: Path, target: Path, inputs: Sequence[str], outputs: Sequenc
 class Converter:
     """A process beside this one that loads what `convert` needs at once, and converts one file when it is told to.
 
-    Made before a zip is opened, it holds nothing of the zip. It ends with the `with` block, and with this process.
+    It ends with the `with` block, and with this process.
     """
 
     def __enter__(self) -> Converter:
-        # A fork shares the libraries that are loaded already.
+        # A fork shares the libraries that are loaded already: made after the zip is open, it has most of torch.
         context = multiprocessing.get_context("fork")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._ours, os.getpid()), daemon=True)
@@ -102,7 +102,7 @@ def _serve(theirs: Connection, ours: Connection, parent: int) -> None:
     """In the converter: load, wait for the order, answer with an error or with nothing to tell."""
     ours.close()  # else it would never hear that the other side is gone
     apart.end_with(parent)
-    gc.set_threshold(200_000, 50, 50)  # short and full of imports, like the process beside it
+    gc.freeze()  # looking for garbage among what is shared would copy it
     try:
         _load()
         program, target, inputs, outputs = theirs.recv()

@@ -86,11 +86,11 @@ def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
         from tasks.importing import load_model
 
         torch.set_num_threads(1)
+    with steps.step("open", "opening the zip"):
+        agent = load_model(
+            Path(request.zip), Path(request.statistics) if request.statistics else None, request.algorithm
+        )
     with Converter() as converter:
-        with steps.step("open", "opening the zip"):
-            agent = load_model(
-                Path(request.zip), Path(request.statistics) if request.statistics else None, request.algorithm
-            )
         with steps.step("trace", "tracing the policy"):
             playable = _playable(agent, request)
             exporter = _trace(agent, request, playable, converter)
