@@ -27,7 +27,7 @@ from tasks.errors import Misconfigured, Rejected, first_line
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "AIRLOCK_GIT_SHA")
 LOG_LIMIT_MB = 64.0
 _POLL_S = 0.02
-_LOOK_S = 0.25
+_LOOK_S = 1.0
 _LEAVE_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
