@@ -60,7 +60,7 @@ def cases(
         missing = rows - inputs.size(on_policy)
         usual, source = on_policy, ON_POLICY
         if missing > 0:
-            usual = inputs.concatenate([on_policy, inputs.repeat(draw.around(on_policy), missing)])
+            usual = inputs.concatenate([on_policy, draw.around(inputs.repeat(on_policy, missing))])
             source = f"{ON_POLICY}, {missing} of them perturbed"
     return Cases(usual, source, draw.edges(), draw.refused())
 
@@ -87,13 +87,15 @@ class _Draw:
         return {name: self._part(name, rows) for name in self.parts} | self._others(rows)
 
     def around(self, given: Inputs) -> Inputs:
-        """The given rows with observations of floating-point numbers moved by a hundredth of their deviation."""
+        """The given rows with floating-point numbers moved by a hundredth of their deviation, whole ones drawn anew."""
         moved = dict(given)
         for name in self.parts:
             value = given[name]
             if value.dtype.kind == "f":
                 noise = self.generator.normal(size=value.shape) * (0.01 * value.std(axis=0) + 1e-6)
                 moved[name] = (value + noise).astype(value.dtype)
+            else:
+                moved[name] = self._part(name, len(value))
         return moved
 
     def edges(self) -> dict[str, Inputs]:

@@ -12,6 +12,8 @@ import numpy as np
 
 from tasks.environments import make
 from tasks.errors import first_line
+from tasks.returns import EPISODES
+from tasks.spaces import parts
 from tasks.spec import Environment
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MAXIMUM_STEPS = 2_000
 """Episodes are cut there: one that never ends would never be compared."""
+MAXIMUM_BYTES = 2**26
+"""Those of images are cut where all episodes together have shown that much: they are slow to render, and are kept."""
 
 _VERSIONED = re.compile(r"(?P<name>.+)-v(?P<version>\d+)")
 
@@ -66,13 +70,19 @@ def find_playable(layout: Layout, model: Any) -> Playable:
             continue
         if name != layout.environment:
             described |= {"id": name, "note": f"trained in {layout.environment}, which is not registered any more"}
-        steps = MAXIMUM_STEPS if limit is None else min(limit, MAXIMUM_STEPS)
+        steps = min(limit or MAXIMUM_STEPS, MAXIMUM_STEPS, _affordable(observed))
         return Playable(described, Environment(id=name, kwargs={**layout.kwargs, "max_episode_steps": steps}), observed)
     return _unplayable(described, reasons[-1])
 
 
 def _unplayable(described: dict[str, Any], reason: str) -> Playable:
     return Playable({**described, "note": f"not played: {reason}"}, reason=reason)
+
+
+def _affordable(observed: Space[Any]) -> int:
+    """How many steps an episode may have until all of them have shown `MAXIMUM_BYTES`."""
+    row = sum(int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for part in parts(observed).values())
+    return max(1, MAXIMUM_BYTES // (EPISODES * max(row, 1)))
 
 
 def unplayed(playable: Playable, error: Exception) -> Playable:

@@ -51,3 +51,11 @@ def test_a_graph_can_be_traced_within_the_widest_bounds(name: str) -> None:
     (observation,) = exporter.dummy(3)
     assert observation.shape == (3, 4)
     assert bool(observation.isfinite().all())
+
+
+@pytest.mark.parametrize("space", [spaces.Box(0, 255, (6, 6, 3), np.uint8), spaces.Box(-1, 1, (3,), np.float32)])
+def test_few_steps_are_not_shown_again_and_again(space: spaces.Space[Any]) -> None:
+    seen = {"observation": np.stack([space.sample() for _ in range(8)])}
+    found = cases(space, (), on_policy=seen, rows=100)
+    assert len(np.unique(found.usual["observation"], axis=0)) == 100
+    assert found.source == "on-policy, 92 of them perturbed"

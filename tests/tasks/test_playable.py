@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tasks.playable import MAXIMUM_STEPS, find_playable, unplayed
+from tasks.playable import MAXIMUM_BYTES, MAXIMUM_STEPS, find_playable, unplayed
 from tasks.zoo import Layout
 
 CARTPOLE = spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -55,6 +55,14 @@ def test_one_that_never_ends_is_cut() -> None:
     playable = find_playable(Layout("AirlockEndless-v3"), _model())
     assert playable.environment is not None
     assert playable.environment.kwargs == {"max_episode_steps": MAXIMUM_STEPS}
+
+
+def test_one_that_shows_images_is_cut_before_they_fill_the_memory() -> None:
+    image = spaces.Box(0, 255, (96, 96, 3), np.uint8)
+    playable = find_playable(Layout("AirlockEndless-v3", {"observed": image}), _model(image))
+    assert playable.environment is not None
+    steps = playable.environment.kwargs["max_episode_steps"]
+    assert MAXIMUM_BYTES * 0.99 < 16 * steps * 96 * 96 * 3 <= MAXIMUM_BYTES
 
 
 def test_a_version_that_is_gone_gives_way_to_the_newest_and_says_so() -> None:
