@@ -249,7 +249,7 @@ def _assemble(
     directory = Path(request.directory)
     training = {
         "algorithm": agent.algorithm,
-        "timesteps": int(agent.model.num_timesteps),
+        "timesteps": int(agent.model.num_timesteps or 0),
         "seed": agent.model.seed,
         "source": "zip",
         "zip": request.source,

@@ -145,7 +145,7 @@ def resave(zip_path: Path, vecnormalize: Path | None, algorithm: str | None, int
         agent.normalizer.save(str(into / "vecnormalize.pkl"))
     return {
         "algorithm": agent.algorithm,
-        "timesteps": int(agent.model.num_timesteps),
+        "timesteps": int(agent.model.num_timesteps or 0),
         "seed": int(agent.model.seed or 0),
         "observation_space": str(agent.model.observation_space),
         "action_space": str(agent.model.action_space),
