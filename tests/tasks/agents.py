@@ -82,7 +82,9 @@ def disturb(policy: torch.nn.Module, scale: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+            # Biases less: where they outweigh the rest, a policy does the same whatever it sees.
+            share = 0.1 if parameter.ndim == 1 else 1.0
+            parameter.add_(share * scale * torch.randn(parameter.shape, generator=generator))
         for name, buffer in policy.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(torch.randn(buffer.shape, generator=generator))

@@ -104,7 +104,7 @@ FAMILIES = {
         kinds=FEW,
         policy_kwargs={**LSTM, "n_lstm_layers": 2, "shared_lstm": True, "enable_critic_lstm": False},
     ),
-    "DQN": Family("dqn", {"Discrete": spaces.Discrete(4)}),
+    "DQN": Family("dqn", {"Discrete": spaces.Discrete(4)}, policy_kwargs={"net_arch": [16]}),
     "QR-DQN": Family("qrdqn", {"Discrete": spaces.Discrete(4)}, policy_kwargs={"n_quantiles": 7}),
     "SAC": Family("sac", BOX),
     "SAC gSDE": Family("sac", BOX, kinds=FEW, options={"use_sde": True}),
