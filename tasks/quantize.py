@@ -16,7 +16,7 @@ from tasks.errors import Misconfigured
 from tasks.graph import decider
 from tasks.inputs import OBSERVATION, Array, Decide, Inputs, Outputs, in_batches, repeat, spread
 from tasks.layers import check_interface
-from tasks.parity import SCORES, compare, errors, groups
+from tasks.parity import FORBIDDEN, SCORES, compare, errors, groups
 from tasks.quantization_gate import ActionDifference, Behaviour, ReturnDifference, judge_behaviour
 from tasks.rollout import QUANTIZATION_SEED, bootstrap_interval, play
 from tasks.spec import Environment
@@ -30,8 +30,6 @@ BATCH_TOLERANCE = 1e-4
 EPISODES = 32
 DEFAULT_LOSS = 0.01
 """Share of fp32's mean return that a variant may lose where no policy spec says how much."""
-MASKED = -1e7
-"""A score below is that of a forbidden action."""
 POISON = (np.nan, np.inf, -np.inf)
 
 log = logging.getLogger(__name__)
@@ -55,7 +53,7 @@ def margins(space: Space, outputs: Outputs) -> Array:
     for part in np.split(scores, np.cumsum(widths)[:-1], axis=1):
         ordered = np.sort(part, axis=1)
         margin = ordered[:, -1] - ordered[:, -2] if part.shape[1] > 1 else np.full(rows, np.inf)
-        columns.append(np.where(ordered[:, max(part.shape[1] - 2, 0)] > MASKED, margin, np.inf))
+        columns.append(np.where(ordered[:, max(part.shape[1] - 2, 0)] > -FORBIDDEN, margin, np.inf))
     found = np.stack(columns, axis=1)
     finite = found[np.isfinite(found)]
     return np.where(np.isfinite(found), found, finite.max() if finite.size else 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.analysis.betting import Floats
 from tasks.analysis.centre import Centre
-from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, first_look, floor_of
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, TwoArms, Verdict, first_look, floor_of
 from tasks.analysis.mean_difference import estimate
 
 METHOD = "asymptotic confidence sequence (not exact: returns have no bounds)"
@@ -27,8 +27,6 @@ PROMOTION_UNITS = 150
 
 TUNED_UNITS = 345
 """Number of units at which the boundary is tightest (ibid., section 2.3)."""
-
-_PART = 4096
 
 
 def boundary(units: Floats, alpha: float) -> Floats:
@@ -98,29 +96,19 @@ def decide(
     return comparison.decision()
 
 
-class Comparison:
+class Comparison(TwoArms):
     """The same test fed as units come in, in blocks of any size: the verdict falls at the same unit.
 
     Feeding costs the same for every unit, and `decision` nothing but the arms' means. Arguments as `decide`.
     """
 
     def __init__(self, *, margin: float, alpha: float, objective: Objective, floor: float | None = None) -> None:
+        super().__init__()
         self._floor = floor_of(objective, margin) if floor is None else floor
         self._centre, self._compared = Centre(), BothArms()
         self._sequence = Sequence(alpha, 2.0 * margin)
         self._bounds: tuple[float, float] = (-np.inf, np.inf)
         self._history: list[tuple[Bools, Floats]] = []
-        self.verdict: Verdict | None = None
-        self.units = 0
-
-    def feed(self, challenger: Bools, returns: Floats, covariate: Floats | None = None) -> Verdict | None:
-        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
-        for begin in range(0, len(returns), _PART):
-            if self.verdict is not None:
-                break
-            part = slice(begin, begin + _PART)
-            self._take(challenger[part], returns[part], None if covariate is None else covariate[part])
-        return self.verdict
 
     def _take(self, challenger: Bools, returns: Floats, covariate: Floats | None) -> None:
         score = np.where(challenger, 2.0, -2.0) * (returns - self._centre.feed(returns, covariate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 Objective = Literal["non_inferiority", "superiority"]
 Verdict = Literal["promote", "roll_back"]
+
+PART = 4096
+"""Most units that a test takes in one go, which bounds its memory."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,27 @@ class Decision:
 def floor_of(objective: Objective, margin: float) -> float:
     """The difference that the lower bound must pass for a promotion: any gain, or a loss of less than the margin."""
     return 0.0 if objective == "superiority" else -margin
+
+
+class TwoArms(ABC):
+    """A test of two arms that is fed as units come in. `verdict` falls at the same unit whatever the blocks."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+        self.units = 0
+
+    def feed(self, challenger: Bools, returns: Floats, covariate: Floats | None = None) -> Verdict | None:
+        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
+        for begin in range(0, len(returns), PART):
+            if self.verdict is not None:
+                break
+            part = slice(begin, begin + PART)
+            self._take(challenger[part], returns[part], None if covariate is None else covariate[part])
+        return self.verdict
+
+    @abstractmethod
+    def _take(self, challenger: Bools, returns: Floats, covariate: Floats | None) -> None:
+        """Take at most `PART` units, up to the verdict among them."""
 
 
 class BothArms:

@@ -16,12 +16,10 @@ import numpy as np
 from tasks.analysis.bet import Bet, lower_bound
 from tasks.analysis.betting import Floats, cut, log_wealth
 from tasks.analysis.centre import Centre
-from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, Verdict, first_look, floor_of
+from tasks.analysis.decision import Bools, BothArms, Bounds, Decision, Objective, TwoArms, first_look, floor_of
 from tasks.analysis.stakes import Scale, stakes, weights
 
 METHOD = "betting on inverse-probability scores (exact)"
-
-_PART = 4096
 
 
 def scores(challenger: Bools, scaled: Floats, covariate: Floats | None = None) -> tuple[Floats, Floats]:
@@ -71,7 +69,7 @@ def decide(
     return comparison.decision()
 
 
-class Comparison:
+class Comparison(TwoArms):
     """The same test fed as units come in, in blocks of any size: the verdict falls at the same unit.
 
     Feeding costs the same for every unit; `decision` goes over all units to find the bounds. Arguments as `decide`.
@@ -86,6 +84,7 @@ class Comparison:
         objective: Objective,
         floor: float | None = None,
     ) -> None:
+        super().__init__()
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
         self._alpha = alpha
         self._floor = (floor_of(objective, margin) if floor is None else floor) / self._span
@@ -94,17 +93,6 @@ class Comparison:
         self._up, self._down = Bet(alpha, self._aim), Bet(alpha)
         self._history: list[tuple[Bools, Floats, Floats, Floats]] = []
         self._compared = BothArms()
-        self.verdict: Verdict | None = None
-        self.units = 0
-
-    def feed(self, challenger: Bools, returns: Floats, covariate: Floats | None = None) -> Verdict | None:
-        """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
-        for begin in range(0, len(returns), _PART):
-            if self.verdict is not None:
-                break
-            part = slice(begin, begin + _PART)
-            self._take(challenger[part], returns[part], None if covariate is None else covariate[part])
-        return self.verdict
 
     def _take(self, challenger: Bools, returns: Floats, covariate: Floats | None) -> None:
         scaled = (returns - self._low) / self._span

@@ -6,12 +6,10 @@ import numpy as np
 
 from tasks.analysis.bet import Bet, lower_bound
 from tasks.analysis.betting import Floats
-from tasks.analysis.decision import Bounds, Decision, Verdict, first_look
+from tasks.analysis.decision import PART, Bounds, Decision, Verdict, first_look
 from tasks.analysis.stakes import Scale
 
 METHOD = "betting on a bounded mean (exact)"
-
-_PART = 4096
 
 
 def decide(returns: Floats, *, bounds: tuple[float, float], threshold: float, alpha: float) -> Decision:
@@ -44,10 +42,10 @@ class Sample:
 
     def feed(self, returns: Floats) -> Verdict | None:
         """Take the next units [n] in order of start; the verdict so far. After a verdict nothing more is taken."""
-        for begin in range(0, len(returns), _PART):
+        for begin in range(0, len(returns), PART):
             if self.verdict is not None:
                 break
-            self._take((returns[begin : begin + _PART] - self._low) / self._span)
+            self._take((returns[begin : begin + PART] - self._low) / self._span)
         return self.verdict
 
     def _take(self, scaled: Floats) -> None:

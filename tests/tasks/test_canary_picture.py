@@ -15,25 +15,9 @@ from tasks.analysis.judge import Evidence, decide, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Units
 from tasks.canary_picture import course, picture, ramp
+from tests.tasks.analysis import plans
 
-PLAN = CanaryPlan(
-    policy="cartpole",
-    version="2",
-    champion="1",
-    generation="g",
-    steps=(0.05, 0.25, 0.5),
-    units_per_step=10,
-    objective="non_inferiority",
-    margin=25.0,
-    alpha=0.05,
-    bounds=(0.0, 500.0),
-    clipped=False,
-    abandoned_return=0.0,
-    threshold=400.0,
-    max_units_per_arm=300,
-    max_hours=24.0,
-    latency_slo_ms=50.0,
-)
+PLAN = replace(plans.PLAN, version="2", champion="1", generation="g", max_units_per_arm=300)
 
 
 def units(count: int, difference: float = 0.0, seed: int = 0, alone: bool = False) -> Units:

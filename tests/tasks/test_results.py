@@ -16,30 +16,13 @@ import sqlalchemy as sa
 from bentos import home, store
 from tasks import results as module
 from tasks.analysis.decision import Bounds
-from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured
 from tasks.registry import Version
 from tasks.results import improvement, results, summary, winner
+from tests.tasks.analysis import plans
 from tests.tasks.registry_double import RegistryDouble
 
-PLAN = CanaryPlan(
-    policy="cartpole",
-    version="2",
-    champion="1",
-    generation="2-abc",
-    steps=(0.5,),
-    units_per_step=10,
-    objective="superiority",
-    margin=25.0,
-    alpha=0.05,
-    bounds=(0.0, 500.0),
-    clipped=False,
-    abandoned_return=0.0,
-    threshold=400.0,
-    max_units_per_arm=2000,
-    max_hours=24.0,
-    latency_slo_ms=50.0,
-)
+PLAN = replace(plans.PLAN, version="2", champion="1", generation="2-abc", steps=(0.5,), objective="superiority")
 
 
 @pytest.fixture(autouse=True)
