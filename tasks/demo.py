@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from tasks.stack.components import components
 from tasks.stack.errors import StackError
 from tasks.stack.health import Health
 from tasks.stack.lifecycle import Running, down, up
-from tasks.stack.ports import is_free
+from tasks.stack.ports import free_port, is_free
 
 POLICY = "cartpole"
 USERS = 64
@@ -87,12 +86,6 @@ class DemoFailed(Exception):
     """A release of the demo broke; the message names the task and ends with its log."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def own_state(state: Path) -> Iterator[None]:
     """Lead everything this process does, and starts, to a fresh Airlock home at `state`.
@@ -111,7 +104,7 @@ def own_state(state: Path) -> Iterator[None]:
             shutil.rmtree(state)
         for component in components():
             if component.port and component.port_variable not in os.environ and not is_free(component.port):
-                os.environ[component.port_variable] = str(_free_port())
+                os.environ[component.port_variable] = str(free_port())
         yield
     finally:
         os.environ.clear()

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import httpx
 import psutil
+
+from tasks.stack.ports import free_port
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
@@ -81,9 +82,7 @@ class Server:
 def start(bento: Path, scratch: Path, environment: Mapping[str, str] | None = None) -> Server:
     """Start serving the built Bento at `bento` and return at once; its state goes under `scratch`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     kept = {
         name: text
         for name, text in os.environ.items()

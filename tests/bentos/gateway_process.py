@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,19 +14,13 @@ import httpx
 import psutil
 
 from bentos.client import GatewayClient
+from tasks.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADMIN_TOKEN = "a-test-token"
 EPISODE_KEY = "a-test-key"
 PATIENCE_SECONDS = 60.0
 START_SECONDS = 180.0
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Any, what: str, seconds: float = PATIENCE_SECONDS) -> Any:

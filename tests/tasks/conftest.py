@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -16,23 +15,19 @@ import httpx
 import pytest
 import yaml
 
+from tasks.stack.ports import free_port
+
 # Networks this small lose time to a second thread, and lose most of it where other processes want the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SPECS = Path(__file__).resolve().parents[2] / "dags" / "policies"
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an MLflow server (SQLite, file artifacts) that lives as long as the test session."""
     state = tmp_path_factory.mktemp("mlflow")
-    url = f"http://127.0.0.1:{(port := _free_port())}"
+    url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}", "--artifacts-destination", str(state / "a")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

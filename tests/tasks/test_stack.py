@@ -302,3 +302,10 @@ class TestAirflowsDatabase:
         with pytest.raises(StackError, match="no such driver"):
             self.prepare({**environment, "FAIL": "1"})
         assert self.prepare(environment) == 2
+
+
+def test_a_free_port_is_none_that_the_system_hands_out_by_itself() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found = {ports.free_port() for _ in range(50)}
+    assert all(20000 <= port < lowest and ports.is_free(port) for port in found)
+    assert len(found) > 40, "two processes that ask at once should get different ones"
