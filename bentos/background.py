@@ -18,7 +18,9 @@ from bentos.episodes import Signer
 from bentos.follower import Follower
 from bentos.metrics import Metrics
 from bentos.overrides import Overrides
+from bentos.overriding import Overriding
 from bentos.registry import Registry
+from bentos.reports import Reports
 from bentos.stats import Arm, Key
 from bentos.sweep import Sweep
 from bentos.versions import Version
@@ -44,6 +46,8 @@ class Worker:
         url = home.database_url()
         self.core = Core(Signer(home.secret("episode_key")), Writer(url), Overrides(directory / "overrides.json"))
         self.core.on_breaker = self._breaker_opened
+        self.reports = Reports(self.core)
+        self.overriding = Overriding(self.core)
         self.views = Views(self.core, url)
         self._directory = directory
         self._url = url

@@ -10,9 +10,10 @@ import bentoml
 import msgspec
 from pydantic import Field
 
-from bentos import logs, single
+from bentos import home, logs, single
 from bentos.app import App, Asgi
 from bentos.background import Worker
+from bentos.door import Door
 from bentos.problems import Problem
 from bentos.wire import ActRequest
 
@@ -26,7 +27,8 @@ class FrontedService(bentoml.Service[Any]):
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """The app that `bentoml serve` runs in each worker."""
         logs.configure()
-        return App(super().to_asgi(is_main=is_main), self._start)
+        self._door = Door(home.secret("admin_token"))
+        return App(super().to_asgi(is_main=is_main), self._door, self._start)
 
     async def _start(self) -> Worker:
         global _worker
@@ -34,6 +36,7 @@ class FrontedService(bentoml.Service[Any]):
         worker = Worker()
         await worker.start(single.find(version))
         _worker = worker
+        self._door.open(worker)
         return worker
 
 
