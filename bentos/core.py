@@ -10,7 +10,7 @@ from typing import Any
 
 from bentos import faults, logs
 from bentos.assignment import Canary
-from bentos.episodes import Signer, State
+from bentos.episodes import Signer
 from bentos.faults import Faults
 from bentos.overrides import Overrides
 from bentos.package import Policy
@@ -18,7 +18,7 @@ from bentos.problems import Problem
 from bentos.routes import Route, no_version
 from bentos.rows import NothingCanAnswer, Overloaded
 from bentos.runners.assign import Assign
-from bentos.runners.validate import Answer, Validate
+from bentos.runners.validate import Answer, Ask, Validate
 from bentos.stats import Stats
 from bentos.versions import Version
 from bentos.wire import (
@@ -77,16 +77,19 @@ class Core:
         self._doors.pop(policy, None)
 
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
+        """Decide what a JSON request asks for. Raises Problem."""
+        ask = self._door(policy).ask(request)
+        answer = await self.decide(policy, ask)
+        return self._many(answer) if ask.many else self._one(answer)
+
+    async def decide(self, policy: str, ask: Ask) -> Answer:
         """Decide. Raises Problem."""
-        door = self._door(policy)
         try:
-            answer = await door.decide(request)
+            return await self._door(policy).decide(ask)
         except Overloaded as error:
             raise Problem(429, "overloaded", str(error), retry_after=1) from error
         except NothingCanAnswer as error:
             raise Problem(503, "no_answer", str(error), retry_after=1) from error
-        states = self._states(answer, policy) if door.stateful else None
-        return self._many(answer, states) if request.observations is not None else self._one(answer, states)
 
     def rejected(self, policy: str, reason: str) -> None:
         """Count a refused request."""
@@ -149,7 +152,7 @@ class Core:
         prefix = self._decision_prefix
         return [f"{prefix}{number:x}" for number in range(first, first + size)]
 
-    def _one(self, answer: Answer, states: list[str] | None) -> ActResponse:
+    def _one(self, answer: Answer) -> ActResponse:
         decision = answer.decision
         response = ActResponse(
             decision.action.tolist()[0],
@@ -159,11 +162,11 @@ class Core:
             decision.adjusted[0] if decision.adjusted else [],
             self._decision_ids(1)[0],
         )
-        if states is not None:
-            response.state = states[0]
+        if answer.states is not None:
+            response.state = answer.states[0]
         return response
 
-    def _many(self, answer: Answer, states: list[str] | None) -> ManyActResponse:
+    def _many(self, answer: Answer) -> ManyActResponse:
         decision = answer.decision
         size = answer.rows.size
         response = ManyActResponse(
@@ -174,21 +177,6 @@ class Core:
             decision.adjusted or [[]] * size,
             self._decision_ids(size),
         )
-        if states is not None:
-            response.states = states
+        if answer.states is not None:
+            response.states = answer.states
         return response
-
-    def _states(self, answer: Answer, policy: str) -> list[str]:
-        """The token of each row: its step, the action as it went out, and the graph's next state."""
-        rows, decision = answer.rows, answer.decision
-        tokens = []
-        for row in range(rows.size):
-            before = rows.states[row] if rows.states else None
-            episode = rows.episodes[row] if rows.episodes else None
-            memory = decision.memories[row] if decision.memories else None
-            if memory is None and before is not None:
-                memory = before.memory
-            last = decision.action[row].reshape(-1).tolist()
-            step = before.step + 1 if before else 1
-            tokens.append(self.signer.state_token(State(policy, episode.nonce if episode else "", step, last, memory)))
-        return tokens

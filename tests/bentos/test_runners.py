@@ -321,14 +321,16 @@ def door_of(package: Path) -> Validate:
 def test_bad_input_is_refused_with_what_was_expected(
     package: Path, request_: ActRequest, status: int, words: str
 ) -> None:
+    validate = door_of(package)
     with pytest.raises(Problem) as caught:
-        asyncio.run(door_of(package).decide(request_))
+        asyncio.run(validate.decide(validate.ask(request_)))
     assert caught.value.status == status
     assert words in caught.value.detail
 
 
 def test_rows_outside_the_observation_range_are_counted_and_still_answered(package: Path) -> None:
-    rows = door_of(package).rows(ActRequest(observations=[[0.0] * 4, [0, 11, 0, 0], [0, 0, -11.0, 99.0]]))
+    validate = door_of(package)
+    rows = validate.rows(validate.ask(ActRequest(observations=[[0.0] * 4, [0, 11, 0, 0], [0, 0, -11.0, 99.0]])))
     assert rows.out_of_range == 2
 
 
