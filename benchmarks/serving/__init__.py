@@ -1,0 +1,1 @@
+"""The gateway beside what one would serve the same policy with instead: `python -m benchmarks.serving`."""

@@ -1,0 +1,58 @@
+"""The comparison: every peer beside the ceiling at 1, 16 and 64 connections, one observation a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.serving.peers.peer import Peer
+from benchmarks.serving.peers.table import CEILING
+from benchmarks.serving.policy import Policy
+from benchmarks.serving.rounds import Cell, Run, in_turns, of_runs, warm_up
+from benchmarks.serving.server import NotServing
+from benchmarks.serving.serving import serve
+
+CONNECTIONS = (1, 16, 64)
+
+
+class Line(msgspec.Struct):
+    """What a peer reached, by number of connections; `problem` says why there is nothing."""
+
+    title: str
+    cells: dict[int, Cell] = {}
+    problem: str | None = None
+
+
+def compare(
+    peers: Sequence[Peer], policy: Policy, scratch: Path, seconds: float, rounds: int, pythons: dict[str, str]
+) -> dict[str, Line]:
+    """Measure the peers one after the other. `pythons` names the Python of each that is not the project's own."""
+    found: dict[str, Line] = {}
+    runs: dict[int, list[Run]] = {connections: [] for connections in CONNECTIONS}
+    with serve(CEILING, policy, scratch) as ceiling:
+        beside = ceiling.one()
+        warm_up(beside)
+        for peer in peers:
+            line = found[peer.name] = Line(peer.title)
+            if peer.name == CEILING.name:
+                continue
+            if peer.name not in pythons:
+                line.problem = "not installed: run with --install"
+                continue
+            try:
+                with serve(peer, policy, scratch, pythons[peer.name]) as serving:
+                    target = serving.one()
+                    warm_up(target)
+                    for connections in CONNECTIONS:
+                        cell, around = in_turns(beside, target, connections, seconds, rounds)
+                        line.cells[connections] = cell
+                        runs[connections] += around
+            except NotServing as error:
+                line.problem = str(error)
+        if CEILING.name in found:
+            found[CEILING.name].cells = {
+                connections: of_runs(around, [1.0]) for connections, around in runs.items() if around
+            }
+    return found
