@@ -18,6 +18,7 @@ from bentos.problems import Problem
 from bentos.routes import Route, no_version
 from bentos.rows import NothingCanAnswer, Overloaded
 from bentos.runners.assign import Assign
+from bentos.runners.shadow import Shadowed
 from bentos.runners.validate import Answer, Ask, Validate
 from bentos.stats import Stats
 from bentos.versions import Version
@@ -69,7 +70,10 @@ class Core:
             self._doors.pop(route.policy, None)
         else:
             stateful = any(version.stateful for version in route.versions.values())
-            self._doors[route.policy] = Validate(Assign(route), route.manifest, self.signer, stateful)
+            assign = Assign(route)
+            shadow = route.shadowed
+            following = assign if shadow is None else Shadowed(assign, shadow.chain.shadow, shadow.generation)
+            self._doors[route.policy] = Validate(following, route.manifest, self.signer, stateful)
 
     def drop(self, policy: str) -> None:
         """Forget a policy that the registry no longer has."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from bentos.assignment import Canary
 from bentos.episodes import CHALLENGER, CHAMPION, CONTROL, Episode
 from bentos.problems import Problem
+from bentos.stats import SHADOW
 from bentos.versions import Version
 
 
@@ -67,6 +68,17 @@ class Route:
         if self.canary is None or self.canary.weight <= 0 or self.canary.version in self.withdrawn:
             return None
         return self.canary
+
+    @property
+    def shadowed(self) -> Seat | None:
+        """Where the challenger sits in shadow: while it serves nobody yet, or to have its open breaker probed."""
+        challenger = self.versions.get(self.canary.version) if self.canary else None
+        if self.canary is None or challenger is None:
+            return None
+        withdrawn = challenger.name in self.withdrawn
+        if challenger.breaker.open if withdrawn else self.canary.weight <= 0:
+            return Seat(challenger, challenger.name, SHADOW, self.canary.generation, False)
+        return None
 
     @property
     def outside(self) -> Seat:

@@ -36,6 +36,9 @@ LATENCY_BUCKETS = (
 
 Key = tuple[str, str, str, str]
 
+SHADOW = "shadow"
+"""The arm of what a challenger decided beside the champion, serving nobody (see bentos/shadow.py)."""
+
 
 class Arm:
     """Cumulative counters of one (policy, generation, version, arm) in this worker."""
@@ -57,6 +60,7 @@ class Arm:
         self.last_return = 0.0
         self.breaker_open = False
         self.observation_out_of_range = 0
+        self.shadow: dict[str, float] = {}
         self.changed = False
 
     def decided(self, rows: int, seconds: float) -> None:
@@ -98,6 +102,7 @@ class Arm:
             "length_sum": self.length_sum,
             "breaker_open": self.breaker_open,
             "observation_out_of_range": self.observation_out_of_range,
+            "shadow": dict(self.shadow),
         }
 
 

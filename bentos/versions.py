@@ -21,6 +21,7 @@ from bentos.runners.infer import Infer
 from bentos.runners.override import Override
 from bentos.runners.record import Record
 from bentos.runners.remember import Remember
+from bentos.shadow import Shadow
 from bentos.stats import ActionLabels, Stats
 
 _INLINE_SECONDS = 0.0005
@@ -75,6 +76,7 @@ class Version:
         self.constrain = Constrain(override, manifest.action_space, manifest.safety)
         self.drift = Drift(manifest)
         self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift)
+        self.shadow = Shadow(name, self.infer, manifest, self.breaker, stats)
         self.stateful = manifest.safety.rate_limit is not None or bool(self.infer.recurrent)
 
     @property
@@ -89,6 +91,7 @@ class Version:
     def close(self) -> None:
         """Release the version's threads."""
         self.batch.close()
+        self.shadow.close()
 
 
 def _guard(version: Version | None) -> Fallback | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import stats, store
+from bentos import shadow, stats, store
 from bentos.core import Core
 from bentos.routes import Route
 
@@ -44,7 +44,7 @@ class Views:
             "previous": route.previous,
             "canary": {**canary.document(), "withdrawn": canary.version in route.withdrawn} if canary else None,
             "versions": route.shown,
-            "statistics": stats.statistics(stats.total(cell[4] for cell in cells)),
+            "statistics": stats.statistics(stats.total(cell[4] for cell in cells if cell[2] != stats.SHADOW)),
             "arms": _arms(route, cells),
             "overrides": [one.document() for one in self._core.overrides.of(route.policy) if one.until > now],
             "registry": registry,
@@ -78,6 +78,8 @@ def _arms(route: Route, cells: list[Cell]) -> dict[str, Any]:
         wanted["challenger"] = (generation, route.canary.version, "challenger")
         if route.champion is not None:
             wanted["control"] = (generation, route.champion.name, "control")
+        if any(cell[0] == generation and cell[2] == stats.SHADOW for cell in cells) or route.shadowed is not None:
+            wanted[stats.SHADOW] = (generation, route.canary.version, stats.SHADOW)
     arms = {}
     for name, (generation, version, arm) in wanted.items():
         total = stats.total(cell[4] for cell in cells if cell[:3] == (generation, version, arm))
@@ -87,4 +89,6 @@ def _arms(route: Route, cells: list[Cell]) -> dict[str, Any]:
             **stats.statistics(total),
             **{key: total[key] for key in ("sources", "faults", "adjusted", "rejected", "breaker_open")},
         }
+        if name == stats.SHADOW:
+            arms[name] |= shadow.figures(total["shadow"])
     return arms

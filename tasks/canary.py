@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from tasks.analysis import anchor
+from tasks.analysis import anchor, ramp
 from tasks.analysis.anchor import Anchor
 from tasks.analysis.decision import Bounds
 from tasks.analysis.judge import Judgement, judge
@@ -42,7 +42,7 @@ def plan(release: Release) -> CanaryPlan:
 
 
 def start(release: Release, ready_seconds: float = READY_SECONDS) -> dict[str, Any]:
-    """Begin the canary at its first step, once the gateway has loaded the version; returns the running canary.
+    """Begin the canary, in shadow if the plan asks for it, once the gateway has loaded the version; returns the canary.
 
     Called again, it takes up the same canary; after its end it returns {"verdict": ...} and changes nothing. When the
     gateway is down or refuses the version, the canary is withdrawn, the version marked aborted, the champion
@@ -57,7 +57,10 @@ def start(release: Release, ready_seconds: float = READY_SECONDS) -> dict[str, A
         return {"verdict": ended, "generation": agreed.generation, "version": agreed.version}
     if not before["canary"]:
         _await(release, control, agreed, lambda: await_gateway(ready_seconds))
-    document = control.start_canary(release.policy, agreed.version, agreed.generation, agreed.steps[0])
+    step = ramp.first_step(agreed)
+    document = control.start_canary(
+        release.policy, agreed.version, agreed.generation, ramp.weight(agreed, step), step=step
+    )
     if document["champion"] != agreed.champion:
         _write_plan(release, document["champion"])
     _await(release, control, agreed, lambda: await_version(release.policy, agreed.version, ready_seconds))
@@ -88,7 +91,7 @@ def advance(release: Release) -> dict[str, Any]:
         return {"stopped": evidence.stopped}
     step = evidence.step + judge(evidence, agreed).advance
     try:
-        return control.set_weight(release.policy, agreed.generation, agreed.steps[step], step)
+        return control.set_weight(release.policy, agreed.generation, ramp.weight(agreed, step), step)
     except CanaryMoved as error:
         return {"stopped": str(error)}
 
@@ -158,6 +161,7 @@ def _write_plan(release: Release, champion: str | None) -> CanaryPlan:
         max_units_per_arm=canary.max_units_per_arm,
         max_hours=canary.max_hours,
         latency_slo_ms=spec.serve.latency_slo_ms,
+        shadow_requests=canary.shadow_requests,
         anchor=_anchor(release.policy, champion),
     )
     release.put_json(PLAN, made.document())

@@ -61,7 +61,7 @@ def gather(plan: CanaryPlan) -> Evidence:
         ).all()
     arms = {
         arm: ArmStats.of(stats.total(row.stats for row in counted if row.arm == arm))
-        for arm in ("control", "challenger")
+        for arm in ("control", "challenger", stats.SHADOW)
     }
     return Evidence(
         units=units(plan),
@@ -71,7 +71,7 @@ def gather(plan: CanaryPlan) -> Evidence:
         stopped=stopped,
         hours=max(0.0, time.time() - since) / 3600 if since else 0.0,
         step=canary.step if canary else 0,
-        shadowed=arms["challenger"].decisions,
+        shadow=arms[stats.SHADOW],
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from bentos.assignment import MAXIMUM_WEIGHT, Canary, parse
 from tasks import intents, validation
+from tasks.analysis.ramp import SHADOW
 from tasks.errors import Misconfigured
 from tasks.intents import Write
 from tasks.registry import Model, Registry, Version
@@ -134,7 +135,10 @@ def canary_of(policy: str, model: Model) -> Canary | None:
 
 def set_canary(canary: Canary) -> Write:
     """The one write that starts or changes a canary. Raises ValueError for a weight out of range."""
-    if not 0.0 < canary.weight <= MAXIMUM_WEIGHT:
+    if canary.step == SHADOW:
+        if canary.weight != 0.0:
+            raise ValueError(f"in shadow the weight of an arm must be 0, came {canary.weight:g}")
+    elif not 0.0 < canary.weight <= MAXIMUM_WEIGHT:
         raise ValueError(f"the weight of an arm must lie in (0, {MAXIMUM_WEIGHT}], came {canary.weight:g}")
     return intents.set_tag(CANARY, msgspec.json.encode(canary).decode())
 

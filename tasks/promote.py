@@ -119,8 +119,9 @@ class ControlPlane:
             lambda: [intents.tag_version(version, key, value) for key, value in sorted(tags.items())],
         )
 
-    def start_canary(self, policy: str, version: str, generation: str, weight: float) -> dict[str, Any]:
+    def start_canary(self, policy: str, version: str, generation: str, weight: float, step: int = 0) -> dict[str, Any]:
         """Begin the canary of an approved version and return its document. The same generation again: the running one.
+        Only in shadow, the step before the first, is the weight 0.
 
         Raises Misconfigured when another canary runs or the version may not be routed.
         """
@@ -139,7 +140,7 @@ class ControlPlane:
             if now != "approved":
                 raise Misconfigured(f"{policy} version {version} is {now}: only an approved version starts a canary")
             champion = model.aliases.get(CHAMPION)
-            canary = Canary(generation, champion, version, weight, secrets.token_hex(16), 0, time.time())
+            canary = Canary(generation, champion, version, weight, secrets.token_hex(16), step, time.time())
             return [
                 intents.tag_version(version, "generation", generation),
                 intents.set_alias(CHALLENGER, version),

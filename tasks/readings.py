@@ -25,9 +25,10 @@ class Reading:
 
 
 def counters(engine: sa.Engine, policy: str, version: str) -> dict[str, Any]:
-    """Counters of a version, summed over arms, canaries and gateway workers (the shape of `arm_stats.stats`)."""
+    """Counters of what a version served, summed over arms, canaries and gateway workers (as `arm_stats.stats`)."""
     table = store.arm_stats
-    query = sa.select(table.c.stats).where(table.c.policy == policy, table.c.version == version)
+    served = table.c.arm != stats.SHADOW
+    query = sa.select(table.c.stats).where(table.c.policy == policy, table.c.version == version, served)
     with engine.connect() as connection:
         return stats.total(row.stats for row in connection.execute(query))
 

@@ -139,7 +139,9 @@ class Canary(_Section):
     steps: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
         default=[0.05, 0.25, 0.5], min_length=1, max_length=10, description="Weight of each arm, step by step"
     )
-    shadow_requests: int = Field(default=200, ge=0, description="Requests decided beside the champion before step one")
+    shadow_requests: int = Field(
+        default=200, ge=0, description="Decisions beside the champion that nobody acts on, before step one; 0: none"
+    )
     units_per_step: int = Field(default=10, ge=1, description="Finished units in each arm before the next step")
     objective: Objective = Field(default="non_inferiority", description="What a promotion must show")
     margin: float = Field(gt=0, description="Largest loss of mean return that still counts as not worse")

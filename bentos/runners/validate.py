@@ -14,6 +14,7 @@ from bentos.problems import Problem, brief
 from bentos.routes import Seat
 from bentos.rows import MAX_ROWS, Array, Decision, Rows
 from bentos.runners.assign import Assign
+from bentos.runners.shadow import Shadowed
 from bentos.wire import ActRequest
 
 MAX_NAME = 256
@@ -44,7 +45,7 @@ class Answer(NamedTuple):
 class Validate:
     """Turns what is asked into rows for a policy's graph, and sends them on."""
 
-    def __init__(self, following: Assign, manifest: Manifest, signer: Signer, stateful: bool) -> None:
+    def __init__(self, following: Assign | Shadowed, manifest: Manifest, signer: Signer, stateful: bool) -> None:
         """`stateful`: some version needs what `state` tokens carry, so the answers bear tokens."""
         self.following = following
         self._policy = manifest.name

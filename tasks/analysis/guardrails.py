@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,17 @@ class ArmStats:
             breaker_open=document["breaker_open"],
             latency_bounds=tuple(document["latency"]["buckets"]),
             latency_counts=tuple(document["latency"]["counts"]),
+        )
+
+    def beside(self, shadow: ArmStats) -> ArmStats:
+        """With what the same version did in shadow. Latency stays its own: in shadow no request waits for an answer."""
+        return replace(
+            self,
+            decisions=self.decisions + shadow.decisions,
+            fallbacks=self.fallbacks + shadow.fallbacks,
+            non_finite=self.non_finite + shadow.non_finite,
+            exceptions=self.exceptions + shadow.exceptions,
+            breaker_open=self.breaker_open or shadow.breaker_open,
         )
 
     @property

@@ -24,8 +24,8 @@ class Evidence:
     """Everything a verdict may depend on, as stored.
 
     `events` are the fault events of the challenger's version since the canary began; `stopped` says why the canary no
-    longer runs, where something else ended it (a champion moved by hand); `hours` is its age, `shadowed` counts its
-    decisions in shadow.
+    longer runs, where something else ended it (a champion moved by hand); `hours` is its age; `shadow` is what the
+    challenger did in shadow, where nobody acts on it.
     """
 
     units: Units
@@ -35,7 +35,12 @@ class Evidence:
     stopped: str | None = None
     hours: float = 0.0
     step: int = 0
-    shadowed: int = 0
+    shadow: ArmStats = _NOTHING
+
+    @property
+    def shadowed(self) -> int:
+        """Decisions in shadow that went well."""
+        return self.shadow.decisions - self.shadow.fallbacks
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def decide(units: Units, plan: CanaryPlan) -> Decision:
 
 
 def _guardrails(evidence: Evidence, counted: Units, assigned: Bools, plan: CanaryPlan) -> tuple[Guardrail, ...]:
-    control, challenger = evidence.control, evidence.challenger
+    control, challenger = evidence.control, evidence.challenger.beside(evidence.shadow)
     alone = (
         guardrails.non_finite(challenger),
         guardrails.exceptions(challenger),
@@ -174,6 +179,8 @@ def _verdict(
         low, high = plan.bounds or (0.0, 0.0)
         return "inconclusive", f"a return of {outside:g} lies outside the stated range [{low:g}, {high:g}]"
     said = describe(decision, plan, counted.count())
+    if evidence.step == ramp.SHADOW:
+        said = f"in shadow: {evidence.shadowed} of {plan.shadow_requests} decisions that nobody acts on went well"
     if decision.verdict:
         return decision.verdict, said
     if len(counted.challenger) and max(counted.count().values()) >= plan.max_units_per_arm:

@@ -23,8 +23,8 @@ def weight(plan: CanaryPlan, step: int) -> float:
 def may_advance(plan: CanaryPlan, step: int, finished: Mapping[str, int], shadowed: int) -> bool:
     """Whether the next step may begin; there is none after the last, and its weight is never smaller.
 
-    Shadow ends with its requests (`shadowed` decisions of the challenger); a later step once every compared arm has
-    its finished units for this step, counted from the start of the canary.
+    Shadow ends with its requests (`shadowed` decisions of the challenger that went well); a later step once every
+    compared arm has its finished units for this step, counted from the start of the canary.
     """
     if step + 1 >= len(plan.steps) or weight(plan, step + 1) < weight(plan, step):
         return False

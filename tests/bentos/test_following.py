@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bentos.client import GatewayClient, GatewayError
@@ -241,6 +242,37 @@ def test_a_challenger_that_breaks_loses_its_traffic_here_and_now_and_no_request_
         lambda: following.client.policy(policy.name)["arms"]["challenger"]["faults"]["non_finite"] == 3, "the faults"
     )
     assert counted
+
+
+@pytest.mark.parametrize("first_release", [True, False])
+def test_in_shadow_a_challenger_decides_and_nobody_is_served_by_it(
+    following: GatewayProcess, policy: Policy, first_release: bool
+) -> None:
+    first = None if first_release else policy.release(0, "promoted")
+    second = policy.release(1)
+    if first:
+        policy.champion(first)
+    loaded(following, policy, second)
+    policy.canary(first, second, 0.0)
+    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    episodes = following.client.start_episodes(policy.name, [None] * 40)
+    assert {(one["arm"], one["version"]) for one in episodes} == {("champion", first)}
+    answer = following.client.act(policy.name, OBSERVATIONS * 40, [one["episode_id"] for one in episodes])
+    assert (set(answer["versions"]), set(answer["actions"])) == ({first}, {0})
+    served = following.client.policy(policy.name)["statistics"]["total_inferences"]
+
+    def seen() -> Any:
+        following.client.act(policy.name, OBSERVATIONS)
+        shadow = following.client.policy(policy.name)["arms"]["shadow"]
+        return shadow if shadow["total_inferences"] >= 10 else None
+
+    shadow = wait_until(seen, "the challenger decided in shadow")
+    assert (shadow["version"], shadow["generation"]) == (second, "g1")
+    assert shadow["disagreement"] == (None if first_release else 1.0)
+    assert shadow["action_distribution"] == {"1": 1.0}
+    assert served <= 40, "what served nobody is not counted as served"
+    labels = f'arm="shadow",policy="{policy.name}",source="policy",version="{second}"'
+    wait_until(lambda: f"rl_inference_total{{{labels}}}" in httpx.get(f"{following.url}/metrics").text, "the metrics")
 
 
 def test_a_first_release_serves_its_challenger_and_the_fallback_to_everyone_else(

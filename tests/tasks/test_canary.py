@@ -25,6 +25,8 @@ from tasks.registry import Registry
 from tasks.runs import Release
 from tasks.spec import Params
 
+NO_SHADOW = {"shadow_requests": 0}
+
 
 class Gateway:
     """Answers what a canary asks of a gateway before it starts."""
@@ -119,7 +121,7 @@ class World:
             connection.execute(sa.insert(store.episodes), starts)
             connection.execute(sa.insert(store.outcomes), ends)
 
-    def count(self, plan: CanaryPlan, arm: str, **counters: Any) -> None:
+    def count(self, plan: CanaryPlan, arm: str, worker: str = "w", **counters: Any) -> None:
         """Store the gateway's counters of an arm."""
         with store.connect(home.database_url()).begin() as connection:
             connection.execute(
@@ -128,7 +130,7 @@ class World:
                     generation=plan.generation,
                     version=plan.version,
                     arm=arm,
-                    worker="w",
+                    worker=worker,
                     stats={**stats.Arm().to_json(), **counters},
                     updated_at=time.time(),
                 )
@@ -144,7 +146,7 @@ class World:
 
 @pytest.fixture
 def world(mlflow_server: str, gateway: Gateway, make_policy: Callable[..., str]) -> World:
-    return World(mlflow_server, make_policy("cartpole", canary={"steps": [0.1, 0.5], "max_units_per_arm": 400}))
+    return World(mlflow_server, make_policy("cartpole", canary={"steps": [0.1, 0.5], "max_units_per_arm": 400, **NO_SHADOW}))
 
 
 def test_a_first_release_is_judged_against_the_minimum_and_promoted(world: World) -> None:
@@ -189,6 +191,61 @@ def test_a_challenger_is_taken_up_its_ramp_and_rolled_back_when_it_loses(world: 
     assert (tags["verdict"], tags["decided_by"]) == ("roll_back", "release run 2")
 
 
+@pytest.fixture
+def shadowed(mlflow_server: str, gateway: Gateway, make_policy: Callable[..., str]) -> World:
+    """A policy whose canary begins with 200 decisions in shadow."""
+    return World(mlflow_server, make_policy("cartpole", canary={"steps": [0.1, 0.5], "max_hours": 2}))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_canary_begins_in_shadow_and_serves_nobody_before_its_decisions_there_went_well(
+    shadowed: World, first: bool
+) -> None:
+    if not first:
+        shadowed.champion()
+    release = shadowed.release("run 2")
+    plan = canary.plan(release)
+    document = canary.start(release)
+    assert (document["weight"], document["step"]) == (0.0, -1)
+    judgement = shadowed.look(plan)
+    assert (judgement["verdict"], judgement["advance"], judgement["step"]) == ("continue", False, -1)
+    assert "0 of 200 decisions" in judgement["reason"]
+    assert canary.advance(release)["weight"] == 0.0, "it may not begin yet"
+    late = stats.Arm().to_json()["sources"] | {"policy": 199, "fallback": 3}
+    shadowed.count(plan, "shadow", decisions=202, sources=late, worker="one")
+    assert not shadowed.look(plan)["advance"], "decisions past the deadline do not count"
+    shadowed.count(plan, "shadow", decisions=1, worker="two")
+    assert shadowed.look(plan)["advance"]
+    document = canary.advance(release)
+    assert (document["weight"], document["step"]) == (0.1, 0)
+    assert canary.advance(release)["step"] == 0, "from then on units decide"
+
+
+def test_a_challenger_that_fails_in_shadow_is_rolled_back_without_an_episode(shadowed: World) -> None:
+    shadowed.champion()
+    release = shadowed.release("run 2")
+    plan = canary.plan(release)
+    canary.start(release)
+    shadowed.count(plan, "shadow", decisions=500, faults={"non_finite": 1, "exception": 0, "deadline": 0})
+    judgement = shadowed.look(plan)
+    assert (judgement["verdict"], judgement["advance"]) == ("roll_back", False)
+    assert canary.finish(release, judgement)["verdict"] == "roll_back"
+    assert (shadowed.state["champion"], shadowed.state["canary"]) == ("1", None)
+
+
+def test_a_canary_that_nobody_asks_anything_ends_inconclusive_with_its_hours(shadowed: World) -> None:
+    shadowed.champion()
+    release = shadowed.release("run 2")
+    plan = canary.plan(release)
+    document = canary.start(release)
+    with Registry() as registry:
+        begun = {**document, "started_at": document["started_at"] - 2 * 3600}
+        registry.set_model_tag(shadowed.policy, "canary", json.dumps(begun))
+    judgement = shadowed.look(plan)
+    assert judgement["verdict"] == "inconclusive"
+    assert "2 hours is spent: in shadow: 0 of 200" in judgement["reason"]
+
+
 def test_what_a_promotion_may_have_lost_is_kept_and_held_against_the_next(world: World) -> None:
     """A small loss within the margin is promoted once; what is left of the margin is all that the next may lose."""
     world.champion()
@@ -215,7 +272,7 @@ def test_an_anchor_damaged_by_hand_is_named_with_what_to_do(world: World) -> Non
 def test_a_budget_that_ends_is_inconclusive_and_the_champion_stays(
     mlflow_server: str, gateway: Gateway, make_policy: Callable[..., str]
 ) -> None:
-    world = World(mlflow_server, make_policy("cartpole", canary={"objective": "superiority", "max_units_per_arm": 40}))
+    world = World(mlflow_server, make_policy("cartpole", canary={"objective": "superiority", "max_units_per_arm": 40, **NO_SHADOW}))
     world.champion()
     release = world.release("run 2")
     canary.start(release)

@@ -140,8 +140,26 @@ def test_the_ramp_goes_on_when_it_may() -> None:
     assert judge(Evidence(played(6, 300, 300, finished=both), step=1), PLAN).advance
     assert not judge(Evidence(played(6, 300, 300, finished=both), step=2), PLAN).advance
     shadow = replace(PLAN, shadow_requests=200)
-    assert judge(Evidence(played(0, 300, 300), step=-1, shadowed=200), shadow).advance
-    assert not judge(Evidence(played(0, 300, 300), step=-1, shadowed=10), shadow).advance
+    assert judge(Evidence(played(0, 300, 300), step=-1, shadow=ArmStats(decisions=200)), shadow).advance
+    assert not judge(Evidence(played(0, 300, 300), step=-1, shadow=ArmStats(decisions=10)), shadow).advance
+
+
+@pytest.mark.parametrize(
+    ("shadow", "guardrail"),
+    [
+        (ArmStats(decisions=500, non_finite=1), "non_finite"),
+        (ArmStats(decisions=500, exceptions=1), "exceptions"),
+        (ArmStats(decisions=500, breaker_open=True), "breaker"),
+        (ArmStats(decisions=500, fallbacks=20), "fallback_rate"),
+    ],
+)
+@pytest.mark.parametrize("step", [-1, 0])
+def test_what_fails_in_shadow_is_rolled_back_even_if_it_is_heard_of_later(
+    shadow: ArmStats, guardrail: str, step: int
+) -> None:
+    found = judge(Evidence(played(0, 300, 300), step=step, shadow=shadow), replace(PLAN, shadow_requests=200))
+    assert (found.verdict, found.advance) == ("roll_back", False)
+    assert f"guardrail {guardrail}" in found.reason
 
 
 def test_a_canary_that_ends_does_not_advance() -> None:

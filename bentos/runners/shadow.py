@@ -1,0 +1,27 @@
+"""Shadowed: everybody is answered as ever; a sample of the requests goes on to a challenger that serves nobody."""
+
+from __future__ import annotations
+
+from bentos import logs
+from bentos.routes import Seat
+from bentos.rows import Decision, Rows
+from bentos.runners.assign import Assign
+from bentos.shadow import Shadow
+
+
+class Shadowed:
+    """Around `assign`, while the route has a challenger in shadow: `generation` is its canary's."""
+
+    def __init__(self, following: Assign, shadow: Shadow, generation: str) -> None:
+        self.following = following
+        self._shadow = shadow
+        self._generation = generation
+
+    async def decide(self, rows: Rows, user_ids: list[str | None] | None) -> tuple[Decision, list[Seat]]:
+        """The inner answer. Raises what that raises, and nothing of the shadow's."""
+        decision, seats = await self.following.decide(rows, user_ids)
+        try:
+            self._shadow.offer(rows, decision, self._generation)
+        except Exception as error:  # noqa: BLE001 - nothing in shadow may keep a client from its answer
+            logs.error("sample for the shadow failed", generation=self._generation, detail=str(error))
+        return decision, seats
