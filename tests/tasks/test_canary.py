@@ -25,7 +25,7 @@ from tasks.registry import Registry
 from tasks.runs import Release
 from tasks.spec import Params
 
-NO_SHADOW = {"shadow_requests": 0}
+NO_SHADOW: dict[str, Any] = {"shadow_requests": 0}
 
 
 class Gateway:
@@ -146,7 +146,8 @@ class World:
 
 @pytest.fixture
 def world(mlflow_server: str, gateway: Gateway, make_policy: Callable[..., str]) -> World:
-    return World(mlflow_server, make_policy("cartpole", canary={"steps": [0.1, 0.5], "max_units_per_arm": 400, **NO_SHADOW}))
+    section = {**NO_SHADOW, "steps": [0.1, 0.5], "max_units_per_arm": 400}
+    return World(mlflow_server, make_policy("cartpole", canary=section))
 
 
 def test_a_first_release_is_judged_against_the_minimum_and_promoted(world: World) -> None:
@@ -272,7 +273,8 @@ def test_an_anchor_damaged_by_hand_is_named_with_what_to_do(world: World) -> Non
 def test_a_budget_that_ends_is_inconclusive_and_the_champion_stays(
     mlflow_server: str, gateway: Gateway, make_policy: Callable[..., str]
 ) -> None:
-    world = World(mlflow_server, make_policy("cartpole", canary={"objective": "superiority", "max_units_per_arm": 40, **NO_SHADOW}))
+    section = {**NO_SHADOW, "objective": "superiority", "max_units_per_arm": 40}
+    world = World(mlflow_server, make_policy("cartpole", canary=section))
     world.champion()
     release = world.release("run 2")
     canary.start(release)
