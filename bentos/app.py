@@ -31,6 +31,8 @@ class App:
             await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] == "POST" and self._door.guard.closed:
+            await self._if_client(scope, receive, send)
         else:
             await self._following(scope, receive, send)
 
@@ -45,6 +47,15 @@ class App:
         else:
             call = Call(scope["method"], path, scope["query_string"], scope["headers"], body)
             await _send(send, await self._door.answer(call))
+
+    async def _if_client(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """BentoML's own decisions are for the same clients as the gateway's."""
+        try:
+            self._door.guard.client(scope["headers"])
+        except Problem as problem:
+            await _send(send, self._door.refuse(problem, scope["method"], scope["path"]))
+        else:
+            await self._following(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def around(message: MutableMapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ class Core:
             raise no_version(self.known(policy).policy)
         return door
 
-    def _decision_ids(self, size: int) -> list[str]:
+    def decision_ids(self, size: int) -> list[str]:
         """Ids that no other decision of any worker has: this worker's random prefix and a count."""
         first = self._decisions
         self._decisions = first + size
@@ -164,7 +164,7 @@ class Core:
             answer.seats[0].arm,
             decision.sources[0],
             decision.adjusted[0] if decision.adjusted else [],
-            self._decision_ids(1)[0],
+            self.decision_ids(1)[0],
         )
         if answer.states is not None:
             response.state = answer.states[0]
@@ -179,7 +179,7 @@ class Core:
             [seat.arm for seat in answer.seats],
             decision.sources,
             decision.adjusted or [[]] * size,
-            self._decision_ids(size),
+            self.decision_ids(size),
         )
         if answer.states is not None:
             response.states = answer.states

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from bentos import logs
 from bentos.background import Worker
+from bentos.guard import Guard
 from bentos.problems import CONTENT_TYPE, Problem
 from bentos.wire import (
     ActRequest,
@@ -27,7 +27,6 @@ MAX_BODY = 16 * 2**20
 """Most bytes of a request body."""
 
 _POLICIES = "/v1/policies"
-_HEALTH = "/v2/health/"
 _REMEMBERED = 1000
 
 _act = Body(ActRequest)
@@ -59,13 +58,18 @@ class Reply(NamedTuple):
 
 
 Handler = Callable[[str, Call], Awaitable[Reply]]
+Desk = Callable[[Call], Awaitable[Reply]]
+
+_H = TypeVar("_H")
 
 
 class Door:
     """One worker's routes. `answer` never raises: whatever is wrong with a request becomes a problem document."""
 
-    def __init__(self, admin_token: str) -> None:
-        self._token = admin_token.encode()
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self._prefixes: tuple[str, ...] = (_POLICIES,)
+        self._desks: dict[str, Desk] = {}
         self._worker: Worker | None = None
         self._places: dict[str, tuple[str, str]] = {}
         self._handlers: dict[tuple[str, str], Handler] = {
@@ -76,33 +80,48 @@ class Door:
             ("DELETE", "override"): self._do_clear,
             ("GET", ""): self._do_show,
         }
+        if guard.closed:
+            for (method, action), handler in self._handlers.items():
+                if method == "POST":
+                    self._handlers[method, action] = self._for_clients(handler)
 
     def open(self, worker: Worker) -> None:
         """Answer with this worker from now on; before, everything is answered with 503."""
         self._worker = worker
 
-    @staticmethod
-    def knows(path: str) -> bool:
+    def admit(self, prefix: str, desk: Desk) -> None:
+        """Have `desk` answer what is under a prefix ("/v2"). It may raise Problem, which gets a member `error` too."""
+        self._desks[prefix] = desk
+        self._prefixes = (*self._prefixes, prefix)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a worker that is ready."""
+        return self._worker is not None and self._worker.ready
+
+    def knows(self, path: str) -> bool:
         """Whether a path is the gateway's own, not BentoML's."""
-        return path.startswith((_POLICIES, _HEALTH))
+        return path.startswith(self._prefixes)
 
     async def answer(self, call: Call) -> Reply:
         """The reply to a request whose path is the gateway's own."""
         policy = ""
         try:
-            if call.path.startswith(_HEALTH):
-                return self._health(call.path)
-            policy, action = self._places.get(call.path) or self._place(call.path)
-            handler = self._handlers.get((call.method, action))
-            if handler is None:
-                raise self._nothing_at(call, action)
+            place = self._places.get(call.path)
+            if place is None:
+                desk = self._desk(call.path)
+                if desk is not None:
+                    return await desk(call)
+                place = self._place(call.path)
+            policy, action = place
+            handler = self._handlers.get((call.method, action)) or otherwise(self._handlers, action, call)
             return await handler(policy, call)
         except Problem as problem:
-            return self._refuse(problem, call, policy)
+            return self._refuse(problem, call, policy or problem.policy)
         except Exception:  # noqa: BLE001 - the client gets a clean answer, the log the traceback
             logs.error("request failed", path=call.path, policy=policy, method=call.method)
             internal = Problem(500, "internal", "the gateway failed on this request; its log says how")
-            return Reply(500, internal.body(), CONTENT_TYPE)
+            return Reply(500, self._document(internal, call), CONTENT_TYPE)
 
     def refuse(self, problem: Problem, method: str, path: str) -> Reply:
         """The reply to a request that the server would not even read to its end."""
@@ -111,18 +130,29 @@ class Door:
     def _place(self, path: str) -> tuple[str, str]:
         """Policy and action of a path. Those seen before are remembered, as many as fit."""
         parts = path[len(_POLICIES) :].strip("/").split("/")
-        if len(parts) > 2 or (path != _POLICIES and path[len(_POLICIES)] != "/"):
+        if len(parts) > 2 or not (path == _POLICIES or path.startswith(f"{_POLICIES}/")):
             raise Problem(404, "path", f"there is nothing at {path}")
         place = (unquote(parts[0]), parts[1] if len(parts) > 1 else "")
         if len(self._places) < _REMEMBERED:
             self._places[path] = place
         return place
 
-    def _nothing_at(self, call: Call, action: str) -> Problem:
-        known = {method for method, name in self._handlers if name == action}
-        if known:
-            return Problem(405, "method", f"{call.path} does not take {call.method}", expected=sorted(known))
-        return Problem(404, "path", f"there is nothing at {call.path}")
+    def _desk(self, path: str) -> Desk | None:
+        for prefix, desk in self._desks.items():
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return desk
+        return None
+
+    def _document(self, problem: Problem, call: Call) -> bytes:
+        """The body of a refusal. Clients of other protocols look for a member `error`."""
+        return problem.body() if self._desk(call.path) is None else problem.body(error=problem.detail)
+
+    def _for_clients(self, handler: Handler) -> Handler:
+        async def guarded(policy: str, call: Call) -> Reply:
+            self.guard.client(call.headers)
+            return await handler(policy, call)
+
+        return guarded
 
     def _refuse(self, problem: Problem, call: Call, policy: str) -> Reply:
         logs.warning(
@@ -136,63 +166,48 @@ class Door:
         )
         if self._worker is not None:
             self._worker.core.rejected(policy, problem.reason)
-        return Reply(problem.status, problem.body(), CONTENT_TYPE, problem.headers())
+        return Reply(problem.status, self._document(problem, call), CONTENT_TYPE, problem.headers())
 
     async def _do_act(self, policy: str, call: Call) -> Reply:
-        return Reply(200, _encode(await self._running().core.act(policy, _act(call.body))))
+        return Reply(200, _encode(await self.running().core.act(policy, _act(call.body))))
 
     async def _do_episodes(self, policy: str, call: Call) -> Reply:
         request: EpisodesRequest = _episodes(call.body) if call.body.strip() else EpisodesRequest()
-        started = await self._running().reports.start_episodes(policy, request)
+        started = await self.running().reports.start_episodes(policy, request)
         return Reply(201, _encode(started[0] if request.user_ids is None else {"episodes": started}))
 
     async def _do_outcomes(self, policy: str, call: Call) -> Reply:
         many = call.body.lstrip()[:1] == b"{" and b'"outcomes"' in call.body
         given: list[Outcome] = _outcomes(call.body).outcomes if many else [_outcome(call.body)]
-        return Reply(200, _encode(await self._running().reports.outcomes(policy, given)))
+        return Reply(200, _encode(await self.running().reports.outcomes(policy, given)))
 
     async def _do_override(self, policy: str, call: Call) -> Reply:
-        self._admin(call)
-        return Reply(200, _encode(await self._running().overriding.set(policy, _override(call.body))))
+        self.guard.admin(call.headers)
+        return Reply(200, _encode(await self.running().overriding.set(policy, _override(call.body))))
 
     async def _do_clear(self, policy: str, call: Call) -> Reply:
-        self._admin(call)
+        self.guard.admin(call.headers)
         if call.body.strip():
             request: ClearRequest = _clear(call.body)
         else:
-            query = {name: values[-1] for name, values in parse_qs(call.query.decode()).items()}
+            query = {name: values[-1] for name, values in parse_qs(call.query.decode("latin-1")).items()}
             request = _clear(msgspec.json.encode(query))
-        return Reply(200, _encode(await self._running().overriding.clear(policy, request)))
+        return Reply(200, _encode(await self.running().overriding.clear(policy, request)))
 
-    async def _do_show(self, policy: str, _call: Call) -> Reply:
-        worker = self._running()
+    async def _do_show(self, policy: str, call: Call) -> Reply:
+        worker = self.running()
+        trusted = self.guard.is_admin(call.headers)
         routes = worker.core.routes
         if policy:
             if policy not in routes:
                 raise Problem(404, "policy", f"there is no policy {policy!r}", expected=sorted(routes)[:20])
-            return Reply(200, _encode(await worker.views.policy(routes[policy], worker.registry())))
+            return Reply(200, _encode(await worker.views.policy(routes[policy], worker.registry(), trusted)))
         registry = worker.registry()
-        return Reply(
-            200, _encode({"policies": [await worker.views.policy(routes[name], registry) for name in sorted(routes)]})
-        )
+        shown = [await worker.views.policy(routes[name], registry, trusted) for name in sorted(routes)]
+        return Reply(200, _encode({"policies": shown}))
 
-    def _health(self, path: str) -> Reply:
-        ready = self._worker is not None and self._worker.ready
-        if path == "/v2/health/live":
-            return Reply(200, _encode({"live": True}))
-        if path == "/v2/health/ready":
-            return Reply(200 if ready else 503, _encode({"ready": ready}))
-        raise Problem(404, "path", f"there is nothing at {path}")
-
-    def _admin(self, call: Call) -> None:
-        """Let only the admin token pass, compared in constant time. Raises Problem (401, 403)."""
-        given = next((value for name, value in call.headers if name == b"authorization"), None)
-        if given is None or not given.startswith(b"Bearer "):
-            raise Problem(401, "token", "this call needs `Authorization: Bearer <admin token>`")
-        if not hmac.compare_digest(given[7:].strip(), self._token):
-            raise Problem(403, "token", "the admin token is wrong")
-
-    def _running(self) -> Worker:
+    def running(self) -> Worker:
+        """The worker. Raises Problem (503) before there is one."""
         if self._worker is None:
             raise Problem(503, "starting", "the gateway is starting", retry_after=1)
         return self._worker
@@ -201,3 +216,18 @@ class Door:
 def too_large() -> Problem:
     """The problem of a body beyond `MAX_BODY`."""
     return Problem(413, "body_size", f"a request body has at most {MAX_BODY} bytes", expected=MAX_BODY)
+
+
+def otherwise(handlers: Mapping[tuple[str, str], _H], action: str, call: Call) -> _H:
+    """The handler of a request whose method and action have none of their own: HEAD goes where GET goes.
+
+    Raises Problem (404, 405).
+    """
+    known = {method for method, name in handlers if name == action}
+    if not known:
+        raise Problem(404, "path", f"there is nothing at {call.path}")
+    if "GET" in known:
+        if call.method == "HEAD":
+            return handlers["GET", action]
+        known.add("HEAD")
+    raise Problem(405, "method", f"{call.path} does not take {call.method}", expected=sorted(known))

@@ -43,6 +43,10 @@ class Active(msgspec.Struct, frozen=True):
             "until": self.until,
         }
 
+    def outline(self) -> dict[str, Any]:
+        """As anybody may see it: that it is there, and nothing of who did it to whom, and why."""
+        return {"action": self.action, "until": self.until}
+
 
 class Overrides:
     """The active overrides, in memory; the last known ones survive on disk while the database is down."""

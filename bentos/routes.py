@@ -21,6 +21,11 @@ class Seat(NamedTuple):
     rescue: bool
 
 
+def _in_order(version: str) -> tuple[int, str]:
+    """Sorts the registry's numbers as numbers."""
+    return (int(version) if version.isdecimal() else 0, version)
+
+
 def no_version(policy: str) -> Problem:
     """The problem of a policy that nothing can answer for."""
     detail = f"no version of policy {policy!r} is routed; see GET /v1/policies/{policy} for why"
@@ -86,6 +91,22 @@ class Route:
         if self._outside is None:
             raise no_version(self.policy)
         return self._outside
+
+    @property
+    def answering(self) -> list[str]:
+        """The versions that may be asked for by name: those loaded and not withdrawn."""
+        return sorted((name for name in self.versions if name not in self.withdrawn), key=_in_order)
+
+    def seat_of_version(self, version: str) -> Seat:
+        """The seat of a request that names its version: that version's own chain, outside the experiment.
+
+        Raises Problem (404) for a version that is not loaded, or withdrawn.
+        """
+        own = self.versions.get(version)
+        if own is None or version in self.withdrawn:
+            detail = f"policy {self.policy!r} has no version {version!r} that can be asked"
+            raise Problem(404, "version", detail, expected=self.answering)
+        return Seat(own, version, CHAMPION, "", False)
 
     def seat_of_unit(self, unit: str) -> Seat:
         """The seat of a unit (a user, or a new episode). Raises Problem (503) when nothing can answer."""

@@ -14,6 +14,8 @@ from bentos import home, logs, single
 from bentos.app import App, Asgi
 from bentos.background import Worker
 from bentos.door import Door
+from bentos.guard import Guard, clients
+from bentos.oip.desk import PREFIX, InferenceDesk
 from bentos.problems import Problem
 from bentos.wire import ActRequest
 
@@ -27,7 +29,8 @@ class FrontedService(bentoml.Service[Any]):
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """The app that `bentoml serve` runs in each worker."""
         logs.configure()
-        self._door = Door(home.secret("admin_token"))
+        self._door = Door(Guard(home.secret("admin_token"), clients()))
+        self._door.admit(PREFIX, InferenceDesk(self._door).answer)
         return App(super().to_asgi(is_main=is_main), self._door, self._start)
 
     async def _start(self) -> Worker:

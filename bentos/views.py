@@ -28,13 +28,17 @@ class Views:
         self._read_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def policy(self, route: Route, registry: dict[str, Any]) -> dict[str, Any]:
-        """The document of `GET /v1/policies/{policy}`."""
+    async def cells(self, policy: str) -> list[Cell]:
+        """What all workers have counted for a policy."""
         async with self._lock:
             if time.monotonic() - self._read_at >= _FRESH_SECONDS:
                 self._cells = await self._read()
                 self._read_at = time.monotonic()
-        cells = self._cells.get(route.policy, [])
+        return self._cells.get(policy, [])
+
+    async def policy(self, route: Route, registry: dict[str, Any], trusted: bool) -> dict[str, Any]:
+        """The document of `GET /v1/policies/{policy}`; who overrides, whom and why is for those who are `trusted`."""
+        cells = await self.cells(route.policy)
         canary = route.canary
         now = time.time()
         return {
@@ -46,7 +50,11 @@ class Views:
             "versions": route.shown,
             "statistics": stats.statistics(stats.total(cell[4] for cell in cells if cell[2] != stats.SHADOW)),
             "arms": _arms(route, cells),
-            "overrides": [one.document() for one in self._core.overrides.of(route.policy) if one.until > now],
+            "overrides": [
+                one.document() if trusted else one.outline()
+                for one in self._core.overrides.of(route.policy)
+                if one.until > now
+            ],
             "registry": registry,
         }
 

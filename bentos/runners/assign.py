@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 
+from bentos.problems import Problem
 from bentos.routes import Route, Seat
 from bentos.rows import Decision, Rows
 
@@ -16,12 +17,18 @@ class Assign:
     def __init__(self, route: Route) -> None:
         self.route = route
 
-    async def decide(self, rows: Rows, user_ids: list[str | None] | None) -> tuple[Decision, list[Seat]]:
-        """The decision, and the seat of each row. Raises Problem (503) when nothing can answer."""
-        if rows.episodes is None and user_ids is None:
-            seat = self.route.outside
+    async def decide(
+        self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None
+    ) -> tuple[Decision, list[Seat]]:
+        """The decision, and the seat of each row. Raises Problem (503) when nothing can answer.
+
+        With `version` that one decides, outside the experiment but for its own episodes. Raises Problem: 404 unless it
+        can be asked, 422 for an episode of another one.
+        """
+        if rows.episodes is None and (user_ids is None or version is not None):
+            seat = self.route.outside if version is None else self.route.seat_of_version(version)
             return await self._at(seat, rows), [seat] * rows.size
-        seats = [self._seat(rows, user_ids, row) for row in range(rows.size)]
+        seats = [self._seat(rows, user_ids, version, row) for row in range(rows.size)]
         first = seats[0]
         if rows.size == 1 or all(seat == first for seat in seats):
             return await self._at(first, rows), seats
@@ -45,8 +52,15 @@ class Assign:
                     whole.adjusted[row] = reasons
         return whole, seats
 
-    def _seat(self, rows: Rows, user_ids: list[str | None] | None, row: int) -> Seat:
+    def _seat(self, rows: Rows, user_ids: list[str | None] | None, version: str | None, row: int) -> Seat:
         episode = rows.episodes[row] if rows.episodes is not None else None
+        if version is not None:
+            seat = self.route.seat_of_version(version)
+            if episode is None:
+                return seat
+            if episode.version != version:
+                detail = f"the episode of row {row} is of another version than the one that is asked"
+                raise Problem(422, "version", detail, expected=version, came=episode.version)
         if episode is not None:
             return self.route.seat_of_episode(episode)
         user = user_ids[row] if user_ids is not None else None

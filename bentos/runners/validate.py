@@ -22,7 +22,8 @@ MAX_NAME = 256
 
 class Ask(msgspec.Struct):
     """What is asked for, decoded but not checked: `columns` holds each observation input's values, a list or an array
-    [size, ...]; what else is given is one entry a row. `many` is whether the request used the plural."""
+    [size, ...] that nobody writes to afterwards; what else is given is one entry a row. `many` is whether the request
+    used the plural. `version` names the one that shall answer; None: as the route has it."""
 
     columns: dict[str, Any]
     size: int
@@ -31,6 +32,7 @@ class Ask(msgspec.Struct):
     user_ids: list[str | None] | None = None
     action_masks: Any = None
     states: list[str | None] | None = None
+    version: str | None = None
 
 
 class Answer(NamedTuple):
@@ -63,7 +65,7 @@ class Validate:
     async def decide(self, ask: Ask) -> Answer:
         """The decisions asked for. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
         rows = self.rows(ask)
-        decision, seats = await self.following.decide(rows, ask.user_ids)
+        decision, seats = await self.following.decide(rows, ask.user_ids, ask.version)
         return Answer(rows, decision, seats, self._tokens(rows, decision) if self.stateful else None)
 
     def ask(self, request: ActRequest) -> Ask:
@@ -188,8 +190,8 @@ def check_episode(signer: Signer, episode_id: str, policy: str) -> Episode:
 
 def check_user(user_id: str | None) -> None:
     """Raises Problem (422) for a user id that the store could not hold."""
-    if user_id is not None and not 1 <= len(user_id) <= MAX_NAME:
-        raise Problem(422, "user_id", f"a user id has 1 to {MAX_NAME} characters", came=len(user_id))
+    if user_id is not None and (not 1 <= len(user_id) <= MAX_NAME or "\0" in user_id):
+        raise Problem(422, "user_id", f"a user id has 1 to {MAX_NAME} characters, none of them NUL", came=len(user_id))
 
 
 def _check_size(size: int) -> None:

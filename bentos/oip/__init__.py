@@ -1,0 +1,1 @@
+"""The Open Inference Protocol v2 (KServe, Triton) over HTTP: a policy is a model, its decisions are inferences."""
