@@ -94,19 +94,20 @@ class Route:
 
     @property
     def answering(self) -> list[str]:
-        """The versions that may be asked for by name: those loaded and not withdrawn."""
-        return sorted((name for name in self.versions if name not in self.withdrawn), key=_in_order)
+        """The versions that may be asked for by name: those loaded, but for one in shadow, and not withdrawn."""
+        shadowed = self.shadowed
+        hidden = self.withdrawn if shadowed is None else {*self.withdrawn, shadowed.version}
+        return sorted((name for name in self.versions if name not in hidden), key=_in_order)
 
     def seat_of_version(self, version: str) -> Seat:
         """The seat of a request that names its version: that version's own chain, outside the experiment.
 
-        Raises Problem (404) for a version that is not loaded, or withdrawn.
+        Raises Problem (404) for a version that cannot be asked by name.
         """
-        own = self.versions.get(version)
-        if own is None or version in self.withdrawn:
+        if version not in self.answering:
             detail = f"policy {self.policy!r} has no version {version!r} that can be asked"
             raise Problem(404, "version", detail, expected=self.answering)
-        return Seat(own, version, CHAMPION, "", False)
+        return Seat(self.versions[version], version, CHAMPION, "", False)
 
     def seat_of_unit(self, unit: str) -> Seat:
         """The seat of a unit (a user, or a new episode). Raises Problem (503) when nothing can answer."""
