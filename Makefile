@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Packages are installed uncompiled, which saves a minute and a half; each is compiled, and that kept, when first imported.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down demo test check bench
+.PHONY: help setup up down demo test test-servers check bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,14 @@ demo: setup ## three releases of cartpole: promoted, promoted, rolled back
 	@$(BIN)/airlock demo
 
 test: setup ## the whole test suite: two tests at a time, then alone those that need the live stack
-	@$(BIN)/python -m pytest -m 'not stack' -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m 'not stack and not servers' -n 2 --dist worksteal
 	@$(BIN)/python -m pytest -m stack
+
+test-servers: setup ## the tests that need Debian's servers (PostgreSQL), installed here where they are missing (as root)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,scale]'
+	@$(BIN)/python -m pytest -m servers
 
 check: setup ## lint, format, types, import rules
 	@$(BIN)/ruff check .

@@ -31,8 +31,8 @@ class GatewayClient:
     """Synchronous; one connection pool, safe to share between threads.
 
     Calls that change nothing twice are tried again when the connection fails or the gateway says 503 or 429: reads,
-    `act`, `outcomes` (an outcome counts once however often it is sent) and overrides. `start_episodes` is tried again
-    only when no connection was made.
+    `act`, `outcomes` and `rewards` (each counts once however often it is sent) and overrides. `start_episodes` is
+    tried again only when no connection was made.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 10.0) -> None:
@@ -99,6 +99,11 @@ class GatewayClient:
     def outcomes(self, policy: str, outcomes: Sequence[dict[str, Any]]) -> dict[str, int]:
         """Report ended episodes, each `{"episode_id", "return", "length"}`: how many were `accepted`, `duplicates`."""
         return self._call("POST", f"/v1/policies/{policy}/outcomes", {"outcomes": list(outcomes)})
+
+    def rewards(self, policy: str, rewards: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """Report steps, each `{"episode_id", "step", "reward", "terminated", "truncated", "next_observation"?}`: how
+        many were `accepted`, `duplicates`. The last missing step of an episode that ended closes it."""
+        return self._call("POST", f"/v1/policies/{policy}/rewards", {"rewards": _plain(list(rewards))})
 
     def set_override(
         self,

@@ -16,7 +16,7 @@ from bentos.overrides import Overrides
 from bentos.package import Policy
 from bentos.problems import Problem
 from bentos.routes import Route, no_version
-from bentos.rows import NothingCanAnswer, Overloaded
+from bentos.rows import NothingCanAnswer, Overloaded, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
 from bentos.runners.validate import Answer, Ask, Validate
@@ -94,6 +94,11 @@ class Core:
             raise Problem(429, "overloaded", str(error), retry_after=1) from error
         except NothingCanAnswer as error:
             raise Problem(503, "no_answer", str(error), retry_after=1) from error
+
+    def observe(self, policy: str, observations: list[Any]) -> Rows:
+        """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""
+        door = self._door(policy)
+        return door.rows(door.ask(ActRequest(observations=observations)))
 
     def rejected(self, policy: str, reason: str) -> None:
         """Count a refused request."""

@@ -18,8 +18,10 @@ from bentos.wire import (
     ClearRequest,
     EpisodesRequest,
     ManyOutcomes,
+    ManyRewards,
     Outcome,
     OverrideRequest,
+    Reward,
 )
 
 JSON = b"application/json"
@@ -33,6 +35,9 @@ _act = Body(ActRequest)
 _episodes = Body(EpisodesRequest)
 _outcome = Body(Outcome)
 _outcomes = Body(ManyOutcomes)
+_reward = Body(Reward)
+_rewards = Body(ManyRewards)
+_reward_list = Body(list[Reward])
 _override = Body(OverrideRequest)
 _clear = Body(ClearRequest)
 _encode = msgspec.json.Encoder().encode
@@ -76,6 +81,7 @@ class Door:
             ("POST", "act"): self._do_act,
             ("POST", "episodes"): self._do_episodes,
             ("POST", "outcomes"): self._do_outcomes,
+            ("POST", "rewards"): self._do_rewards,
             ("PUT", "override"): self._do_override,
             ("DELETE", "override"): self._do_clear,
             ("GET", ""): self._do_show,
@@ -180,6 +186,14 @@ class Door:
         many = call.body.lstrip()[:1] == b"{" and b'"outcomes"' in call.body
         given: list[Outcome] = _outcomes(call.body).outcomes if many else [_outcome(call.body)]
         return Reply(200, _encode(await self.running().reports.outcomes(policy, given)))
+
+    async def _do_rewards(self, policy: str, call: Call) -> Reply:
+        body = call.body
+        if body.lstrip()[:1] == b"[":
+            given: list[Reward] = _reward_list(body)
+        else:
+            given = _rewards(body).rewards if b'"rewards"' in body else [_reward(body)]
+        return Reply(200, _encode(await self._running().reports.rewards(policy, given)))
 
     async def _do_override(self, policy: str, call: Call) -> Reply:
         self.guard.admin(call.headers)

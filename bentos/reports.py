@@ -1,22 +1,28 @@
-"""Reports: what clients tell of episodes, their starts and their outcomes, and what is committed of it."""
+"""Reports: what clients tell of episodes: their starts, their rewards, their outcomes, and what is committed of it."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 from bentos import logs
 from bentos.core import Core
 from bentos.episodes import Episode, new_nonce, user_hash
 from bentos.problems import Problem
-from bentos.rows import MAX_ROWS
+from bentos.rewards import Reported
+from bentos.routes import Route
+from bentos.rows import MAX_ROWS, packed
 from bentos.runners.validate import check_episode, check_user
-from bentos.wire import EpisodesRequest, Outcome, Started
-from bentos.writer import Row, StoreDown
+from bentos.wire import EpisodesRequest, Outcome, Reward, Started
+from bentos.writer import Row, RowsRefused, StoreDown
+
+_T = TypeVar("_T")
 
 
 class Reports:
-    """One worker's desk for starts and outcomes of episodes."""
+    """One worker's desk for starts, rewards and outcomes of episodes."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -24,8 +30,7 @@ class Reports:
     async def start_episodes(self, policy: str, request: EpisodesRequest) -> list[Started]:
         """Start episodes. Those of the experiment are committed first; with the store down they stay outside of it."""
         users = [request.user_id] if request.user_ids is None else request.user_ids
-        if len(users) > MAX_ROWS:
-            raise Problem(413, "rows", f"at most {MAX_ROWS} episodes a request", expected=MAX_ROWS, came=len(users))
+        _check_size(len(users), "episodes")
         for user in users:
             check_user(user)
         route = self._core.known(policy)
@@ -60,17 +65,16 @@ class Reports:
 
     async def outcomes(self, policy: str, given: list[Outcome]) -> dict[str, int]:
         """Store outcomes, once per episode however often they are sent. Raises Problem: 422, 403, 503."""
+        _check_size(len(given), "outcomes")
         route = self._core.known(policy)
         now = time.time()
         rows: list[Row] = []
         for place, outcome in enumerate(given):
             episode = check_episode(self._core.signer, outcome.episode_id, policy)
             value = outcome.episode_return
-            served = route.versions.get(episode.version)
-            manifest = served.manifest if served else route.manifest
-            allowed = manifest.outcomes.return_range if manifest else None
             if not math.isfinite(value):
                 raise Problem(422, "return", f"outcome {place}: the return must be finite", came=str(value))
+            allowed = _allowed(route, episode)
             if allowed is not None and not allowed[0] <= value <= allowed[1]:
                 raise Problem(
                     422,
@@ -79,29 +83,98 @@ class Reports:
                     expected=allowed,
                     came=value,
                 )
-            rows.append(
-                {
-                    "episode": episode.nonce,
-                    "policy": policy,
-                    "generation": episode.generation,
-                    "arm": episode.arm,
-                    "version": episode.version,
-                    "episode_return": value,
-                    "length": outcome.length,
-                    "kind": "reported",
-                    "recorded_at": now,
-                }
-            )
+            rows.append({**_outcome(episode, now), "episode_return": value, "length": outcome.length})
         if not rows:
             return {"accepted": 0, "duplicates": 0}
-        try:
-            accepted = await self._core.writer.outcomes(rows)
-        except StoreDown as error:
-            raise Problem(
-                503, "store_down", "the outcomes could not be stored; send them again", retry_after=1
-            ) from error
-        for row, fresh in zip(rows, accepted, strict=True):
-            if fresh:
-                arm = self._core.stats.arm(policy, row["generation"], row["version"], row["arm"])
-                arm.ended(row["episode_return"], row["length"])
+        accepted = await _stored(self._core.writer.outcomes(rows), "outcomes")
+        self._count(row for row, fresh in zip(rows, accepted, strict=True) if fresh)
         return {"accepted": sum(accepted), "duplicates": len(accepted) - sum(accepted)}
+
+    async def rewards(self, policy: str, given: list[Reward]) -> dict[str, int]:
+        """Store rewards, once a step however often they are sent, and with an episode's last missing one its outcome.
+
+        Raises Problem: 422, 403, 413, 503. Where the rewards of an episode add up to a return outside the range, none
+        of that episode in this request is stored; those of other episodes are.
+        """
+        _check_size(len(given), "rewards")
+        route = self._core.known(policy)
+        now = time.time()
+        observations = self._next_observations(policy, given)
+        rows = []
+        for place, reward in enumerate(given):
+            episode = check_episode(self._core.signer, reward.episode_id, policy)
+            if not math.isfinite(reward.reward):
+                raise Problem(422, "reward", f"reward {place} must be finite", came=str(reward.reward))
+            row: Row = {
+                "policy": policy,
+                "episode": episode.nonce,
+                "step": reward.step,
+                "reward": reward.reward,
+                "terminated": reward.terminated,
+                "truncated": reward.truncated,
+                "next_observation": observations.get(place),
+                "recorded_at": now,
+            }
+            rows.append(Reported(row, _outcome(episode, now), _allowed(route, episode)))
+        if not rows:
+            return {"accepted": 0, "duplicates": 0}
+        taken = await _stored(self._core.writer.rewards(rows), "rewards")
+        self._count(taken.ended)
+        if taken.outside:
+            at = next(place for place, one in enumerate(rows) if one.row["episode"] in taken.outside)
+            raise Problem(
+                422,
+                "return_range",
+                f"reward {at}: the episode's rewards add up to a return outside the range; none of them was stored now",
+                expected=rows[at].allowed,
+                came=taken.outside[rows[at].row["episode"]],
+            )
+        return {"accepted": sum(taken.accepted), "duplicates": len(taken.accepted) - sum(taken.accepted)}
+
+    def _next_observations(self, policy: str, given: list[Reward]) -> dict[int, bytes]:
+        """The observations that steps led to, as they are stored, by place. Raises Problem (422)."""
+        places = [place for place, reward in enumerate(given) if reward.next_observation is not None]
+        if not places:
+            return {}
+        read = self._core.observe(policy, [given[place].next_observation for place in places])
+        return {place: packed(read.feeds, row) for row, place in enumerate(places)}
+
+    def _count(self, ended: Iterable[Row]) -> None:
+        for row in ended:
+            arm = self._core.stats.arm(row["policy"], row["generation"], row["version"], row["arm"])
+            arm.ended(row["episode_return"], row["length"])
+
+
+async def _stored(writing: Awaitable[_T], what: str) -> _T:
+    """What the writer answers. Raises Problem: 503 while the store is down, 422 where it refuses the rows for good."""
+    try:
+        return await writing
+    except RowsRefused as error:
+        raise Problem(422, "store", f"the {what} cannot be stored: {error}") from error
+    except StoreDown as error:
+        raise Problem(503, "store_down", f"the {what} could not be stored; send them again", retry_after=1) from error
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > MAX_ROWS:
+        raise Problem(413, "rows", f"at most {MAX_ROWS} {what} a request", expected=MAX_ROWS, came=size)
+
+
+def _outcome(episode: Episode, now: float) -> Row:
+    """A reported outcome's row, but for return and length."""
+    return {
+        "episode": episode.nonce,
+        "policy": episode.policy,
+        "generation": episode.generation,
+        "arm": episode.arm,
+        "version": episode.version,
+        "kind": "reported",
+        "recorded_at": now,
+    }
+
+
+def _allowed(route: Route, episode: Episode) -> tuple[float, float] | None:
+    """The range that the return of an episode must lie in, as the version that served it says."""
+    served = route.versions.get(episode.version)
+    manifest = served.manifest if served else route.manifest
+    return manifest.outcomes.return_range if manifest else None

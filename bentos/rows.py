@@ -56,6 +56,11 @@ class Rows(msgspec.Struct):
         )
 
 
+def packed(feeds: dict[str, Array], row: int) -> bytes:
+    """The observation of a row as it is stored: the bytes of the graph's observation inputs one after another."""
+    return b"".join(array[row].tobytes() for name, array in feeds.items() if name.partition(".")[0] == "observation")
+
+
 class Decision(msgspec.Struct):
     """One action a row, and how it came about.
 

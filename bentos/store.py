@@ -1,6 +1,7 @@
 """Airlock's own tables: what gateways and the control plane must tell each other, durably.
 
-One schema for SQLite and PostgreSQL, SQLAlchemy Core. Times are Unix seconds (float, UTC).
+One schema for SQLite and PostgreSQL, SQLAlchemy Core. Times are Unix seconds (float, UTC). A change here needs a step
+in `bentos/migrations.py`, which brings older databases to the same tables.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bentos import migrations
+from bentos.commit_order import transaction
+
 metadata = sa.MetaData()
 _CREATE_ATTEMPTS = 5
+_POSTGRES_WAITS = {"connect_timeout": 3, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
+"""Seconds, seconds, milliseconds: a database that went away without a word must not hold up requests for minutes."""
+
 _Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _xact() -> sa.Column[int]:
+    return sa.Column("xact", sa.BigInteger, nullable=False, server_default=transaction())
+
 
 episodes = sa.Table(
     "episodes",
@@ -26,10 +38,17 @@ episodes = sa.Table(
     sa.Column("arm", sa.String(16), nullable=False),
     sa.Column("version", sa.String(32), nullable=False),
     sa.Column("started_at", sa.Float, nullable=False),
-    sa.Index("ix_episodes_canary", "policy", "generation", "start_seq"),
+    sa.Column("covariate", sa.Float, nullable=True),
+    _xact(),
+    sa.Index("ix_episodes_canary", "policy", "generation", "xact", "start_seq"),
+    sa.Index("ix_episodes_policy", "policy", "xact", "start_seq"),
     sqlite_autoincrement=True,
 )
-"""Starts of experiment episodes, committed before their id is given out. `unit` is the user id, else the episode."""
+"""Starts of experiment episodes, committed before their id is given out. `unit` is the user id, else the episode.
+
+`covariate` is a number known of the episode before its arm acted. The order of starts is (`xact`, `start_seq`): see
+`bentos/commit_order.py`.
+"""
 
 outcomes = sa.Table(
     "outcomes",
@@ -44,11 +63,78 @@ outcomes = sa.Table(
     sa.Column("length", sa.Integer, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("recorded_at", sa.Float, nullable=False),
+    sa.Column("events", sa.String(64), nullable=False, server_default=""),
+    _xact(),
     sa.Index("ix_outcomes_policy", "policy", "version", "outcome_seq"),
-    sa.Index("ix_outcomes_canary", "policy", "generation", "outcome_seq"),
+    sa.Index("ix_outcomes_canary", "policy", "generation", "xact", "outcome_seq"),
     sqlite_autoincrement=True,
 )
-"""One outcome an episode, ever. `kind` is `reported` or `abandoned`; `generation` is empty outside an experiment."""
+"""One outcome an episode, ever. `kind` is `reported` or `abandoned`; `generation` is empty outside an experiment.
+
+`events` are the kinds of `episode_events` that had befallen the episode when its outcome was stored, joined by commas:
+an outcome never changes, so every reading of it finds the same.
+"""
+
+rewards = sa.Table(
+    "rewards",
+    metadata,
+    sa.Column("reward_seq", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("policy", sa.String(128), nullable=False),
+    sa.Column("episode", sa.String(64), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("reward", sa.Float, nullable=False),
+    sa.Column("terminated", sa.Boolean, nullable=False),
+    sa.Column("truncated", sa.Boolean, nullable=False),
+    sa.Column("next_observation", sa.LargeBinary, nullable=True),
+    sa.Column("recorded_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("episode", "step", name="uq_rewards_step"),
+    sa.Index(
+        "ix_rewards_end",
+        "episode",
+        sqlite_where=sa.text("terminated OR truncated"),
+        postgresql_where=sa.text("terminated OR truncated"),
+    ),
+    sqlite_autoincrement=True,
+)
+"""Rewards reported step by step, one a step, ever. `next_observation` is as in `decisions`."""
+
+episode_events = sa.Table(
+    "episode_events",
+    metadata,
+    sa.Column("episode", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("policy", sa.String(128), nullable=False),
+    sa.Column("generation", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+"""What befell an experiment episode, once a kind: `fault`, `fallback`, `adjustment`."""
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("policy", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(32), nullable=True),
+    sa.Column("arm", sa.String(16), nullable=False),
+    sa.Column("generation", sa.String(64), nullable=False),
+    sa.Column("episode", sa.String(64), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("observation", sa.LargeBinary, nullable=True),
+    sa.Column("observation_norm", sa.Float, nullable=False),
+    sa.Column("action", sa.JSON, nullable=False),
+    sa.Column("log_prob", sa.Float, nullable=True),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("adjusted", sa.JSON, nullable=False),
+    sa.Column("latency_seconds", sa.Float, nullable=False),
+    sa.Index("ix_decisions_episode", "policy", "episode", "step"),
+    sqlite_autoincrement=True,
+)
+"""The decision log: every decision of the sampled episodes. `version` answered (null: a constant); `arm` was assigned.
+
+`observation` holds the bytes of the graph's observation inputs, in the order and the dtypes of the manifest, C order;
+null where they were too many to keep.
+"""
 
 arm_stats = sa.Table(
     "arm_stats",
@@ -136,18 +222,30 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    """What is acknowledged is on disk, also where the server was told that it need not be."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] == "off":
+            cursor.execute("SET synchronous_commit TO on")
+    connection.commit()
+
+
 def create(url: str) -> sa.Engine:
-    """An engine for `url` with all tables present. SQLite runs in WAL mode with full fsync at commit."""
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
+    """An engine for `url` with all tables as they are now, older ones brought forward with their rows.
+
+    SQLite runs in WAL mode with full fsync at commit. Many processes may call this at once.
+    """
+    sqlite = url.startswith("sqlite")
+    engine = sa.create_engine(url, pool_pre_ping=not sqlite, connect_args={} if sqlite else _POSTGRES_WAITS)
+    sa.event.listen(engine, "connect", _prepare_sqlite if sqlite else _prepare_postgres)
     for attempt in range(_CREATE_ATTEMPTS):
         try:
-            metadata.create_all(engine)
+            migrations.migrate(engine, metadata)
             break
         except sa.exc.DatabaseError:
-            # another process is creating the same tables: look again, they are there by then
-            if attempt == _CREATE_ATTEMPTS - 1:
+            # on SQLite two processes cannot both turn on WAL: look again, it is done by then
+            if not sqlite or attempt == _CREATE_ATTEMPTS - 1:
                 raise
             time.sleep(0.1 * (attempt + 1))
     return engine

@@ -7,9 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import store
+from bentos import commit_order, store
+from bentos import outcomes as stored
+from bentos.commit_order import START, Place
 from bentos.package import Outcomes
-from bentos.writer import insert_outcomes
 
 _MOST = 1000
 
@@ -18,7 +19,7 @@ class Sweep:
     """Closes abandoned episodes of experiments. Several workers may sweep: an episode has one outcome, ever."""
 
     def __init__(self) -> None:
-        self._closed: dict[str, int] = {}
+        self._closed: dict[str, Place] = {}
 
     def run(self, connection: sa.Connection, policy: str, settings: Outcomes, now: float | None = None) -> int:
         """Close what is overdue at `now` (Unix seconds); how many outcomes were stored.
@@ -27,20 +28,21 @@ class Sweep:
         """
         now = time.time() if now is None else now
         episodes, outcomes = store.episodes, store.outcomes
+        sequence = episodes.c.start_seq
         query = (
             sa.select(episodes)
             .outerjoin(outcomes, outcomes.c.episode == episodes.c.episode)
             .where(
                 episodes.c.policy == policy,
-                episodes.c.start_seq > self._closed.get(policy, 0),
+                commit_order.settled(sequence, self._closed.get(policy, START), commit_order.horizon(connection)),
                 outcomes.c.episode.is_(None),
             )
-            .order_by(episodes.c.start_seq)
+            .order_by(*commit_order.order(sequence))
             .limit(_MOST)
         )
         unfinished = connection.execute(query).all()
         if unfinished:
-            self._closed[policy] = unfinished[0].start_seq - 1
+            self._closed[policy] = (unfinished[0].xact, unfinished[0].start_seq - 1)
         overdue = [row for row in unfinished if row.started_at + settings.episode_ttl_seconds < now]
         if not overdue:
             return 0
@@ -59,7 +61,7 @@ class Sweep:
             }
             for row in overdue
         ]
-        return len(insert_outcomes(connection, rows))
+        return len(stored.insert(connection, rows))
 
 
 def abandoned_return(settings: Outcomes) -> float:

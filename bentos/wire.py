@@ -74,6 +74,23 @@ class Outcome(Struct, forbid_unknown_fields=True):
     length: Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
+class Reward(Struct, forbid_unknown_fields=True):
+    """What one step of an episode, counted from 0, earned, whether the episode ended with it, and what it led to."""
+
+    episode_id: str
+    step: Annotated[int, Meta(ge=0, le=2**31 - 2)]
+    reward: float
+    terminated: bool
+    truncated: bool
+    next_observation: Any = None
+
+
+class ManyRewards(Struct, forbid_unknown_fields=True):
+    """Rewards of many steps."""
+
+    rewards: list[Reward]
+
+
 class ManyOutcomes(Struct, forbid_unknown_fields=True):
     """Outcomes of many episodes."""
 

@@ -6,17 +6,20 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from bentos import logs, store
+from bentos import events, logs, outcomes, rewards, store
+from bentos.events import Events
+from bentos.rewards import Reported
 
 Row = dict[str, Any]
 
+_EPISODES, _OUTCOMES, _REWARDS, _EVENTS = "episodes", "outcomes", "rewards", "events"
 _MOST_ROWS = 1000
 _REST_SECONDS = 1.0
 _BUSY_MILLISECONDS = 2000
@@ -26,10 +29,24 @@ class StoreDown(Exception):
     """The database could not take the rows; nothing of this request was stored."""
 
 
+class RowsRefused(StoreDown):
+    """The database works, but will never take these rows."""
+
+
+class RewardsTaken(NamedTuple):
+    """What came of a request's rewards: for each whether it is its step's first, the outcomes stored with them, and
+    the returns that were refused, by episode."""
+
+    accepted: list[bool]
+    ended: list[Row]
+    outside: dict[str, float]
+
+
 class _Job(msgspec.Struct):
     table: str
-    rows: Sequence[Row]
+    rows: Sequence[Any]
     call: Callable[[sa.Connection], Any] | None
+    later: bool
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
@@ -38,28 +55,45 @@ class Writer:
     """Commits rows of many requests together; each request is answered after the commit that holds its rows.
 
     After a failed transaction writes fail at once for a second, so that a dead database does not hold up requests.
+    `events` that are not stored yet go into the same transaction as whatever is written next: an outcome is never
+    stored before what this worker saw befall its episode.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pending: Events | None = None) -> None:
         self._url = url
+        self._pending = Events() if pending is None else pending
         self._engine: sa.Engine | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._later: deque[_Job] = deque()
         self._rest_until = 0.0
         self._thread = threading.Thread(target=self._run, name="airlock-writer", daemon=True)
         self._thread.start()
 
     async def start_episodes(self, rows: Sequence[Row]) -> None:
         """Commit starts of episodes. Raises StoreDown."""
-        await self._submit("episodes", rows)
+        await self._submit(_EPISODES, rows)
 
     async def outcomes(self, rows: Sequence[Row]) -> list[bool]:
         """Commit outcomes; for each row whether it is the episode's first. Raises StoreDown."""
-        accepted: list[bool] = await self._submit("outcomes", rows)
+        accepted: list[bool] = await self._submit(_OUTCOMES, rows)
         return accepted
 
-    async def call(self, function: Callable[[sa.Connection], Any]) -> Any:
-        """Run `function` in a transaction of its own on the writer's thread. Raises StoreDown."""
-        return await self._submit("", (), function)
+    async def rewards(self, given: Sequence[Reported]) -> RewardsTaken:
+        """Commit rewards, and the outcomes of episodes that they complete. Raises StoreDown."""
+        taken: RewardsTaken = await self._submit(_REWARDS, given)
+        return taken
+
+    async def flush_events(self) -> None:
+        """Commit pending events, if there are any. Raises StoreDown."""
+        if len(self._pending):
+            await self._submit(_EVENTS, ())
+
+    async def call(self, function: Callable[[sa.Connection], Any], *, later: bool = False) -> Any:
+        """Run `function` in a transaction of its own on the writer's thread; `later`: once nothing else waits.
+
+        Raises StoreDown.
+        """
+        return await self._submit("", (), function, later)
 
     def close(self) -> None:
         """Commit what is queued and end the thread. Blocks."""
@@ -69,59 +103,91 @@ class Writer:
             self._engine.dispose()
 
     def _submit(
-        self, table: str, rows: Sequence[Row], call: Callable[[sa.Connection], Any] | None = None
+        self,
+        table: str,
+        rows: Sequence[Any],
+        call: Callable[[sa.Connection], Any] | None = None,
+        later: bool = False,
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._jobs.put(_Job(table, rows, call, future, loop))
+        self._jobs.put(_Job(table, rows, call, later, future, loop))
         return future
 
     def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            jobs = []
-            rows = 0
-            while job is not None:
+        running = True
+        while running or self._later:
+            jobs, more = self._gather()
+            running = running and more
+            self._commit(jobs)
+            if not jobs and self._later:
+                self._commit([self._later.popleft()])
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """What waits to be written, none of it for later, and whether more may come. Waits if nothing at all does."""
+        jobs: list[_Job] = []
+        rows = 0
+        while rows < _MOST_ROWS:
+            try:
+                job = self._jobs.get(block=not jobs and not self._later)
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, False
+            if job.later:
+                self._later.append(job)
+            else:
                 jobs.append(job)
                 rows += len(job.rows)
-                if rows >= _MOST_ROWS:
-                    break
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-            if jobs:
-                self._commit(jobs)
-            if job is None:
-                return
+        return jobs, True
 
     def _commit(self, jobs: list[_Job]) -> None:
         grouped = [job for job in jobs if job.call is None]
         if grouped:
-            self._attempt(grouped, lambda connection: _insert(connection, grouped))
+            self._attempt(grouped, self._insert)
         for job in jobs:
             if job.call is not None:
-                self._attempt([job], lambda connection, job=job: [job.call(connection)])  # type: ignore[misc]
+                self._attempt([job], lambda connection, jobs: [job.call(connection) for job in jobs if job.call])
 
-    def _attempt(self, jobs: list[_Job], work: Callable[[sa.Connection], list[Any]]) -> None:
-        """One transaction for `jobs`, answered together."""
+    def _attempt(self, jobs: list[_Job], work: Callable[[sa.Connection, list[_Job]], list[Any]]) -> None:
+        """One transaction for `jobs`, answered together. If only some rows are to blame, only they fail."""
+        befell: list[Row] = []
         results: list[Any]
         if time.monotonic() < self._rest_until:
             results = [StoreDown("the database failed a moment ago")] * len(jobs)
         else:
+            befell = self._pending.take(_MOST_ROWS) if jobs[0].call is None else []
             try:
                 with self._connect().begin() as connection:
-                    results = work(connection)
+                    if befell:
+                        events.insert(connection, befell)
+                    results = work(connection, jobs)
+            except (sa.exc.DataError, sa.exc.IntegrityError) as error:
+                self._pending.give_back(befell)
+                if len(jobs) > 1:
+                    for job in jobs:
+                        self._attempt([job], work)
+                    return
+                logs.error("rows refused", detail=str(error).splitlines()[0])
+                results = [RowsRefused(str(error).splitlines()[0])]
             except Exception as error:  # noqa: BLE001 - whatever it was, the rows are not stored
-                logs.error("store down", detail=str(error).splitlines()[0])
-                self._rest_until = time.monotonic() + _REST_SECONDS
-                results = [StoreDown(str(error).splitlines()[0])] * len(jobs)
+                self._pending.give_back(befell)
+                results = [self._failed(error)] * len(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for job, result in zip(jobs, results, strict=True):
             by_loop.setdefault(job.loop, []).append((job.future, result))
         for loop, answers in by_loop.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_answer, answers)
+
+    def _failed(self, error: Exception) -> StoreDown:
+        logs.error("store down", detail=str(error).splitlines()[0])
+        self._rest_until = time.monotonic() + _REST_SECONDS
+        if self._engine is not None and self._engine.dialect.name != "sqlite":
+            # the server that comes back may be another, restored one: look at its tables again
+            self._engine.dispose()
+            self._engine = None
+        return StoreDown(str(error).splitlines()[0])
 
     def _connect(self) -> sa.Engine:
         if self._engine is None:
@@ -131,6 +197,38 @@ class Writer:
                 engine.dispose()
             self._engine = engine
         return self._engine
+
+    @staticmethod
+    def _insert(connection: sa.Connection, jobs: list[_Job]) -> list[Any]:
+        starts = [row for job in jobs if job.table == _EPISODES for row in job.rows]
+        if starts:
+            connection.execute(store.episodes.insert(), starts)
+        stepped = rewards.insert(connection, [one for job in jobs if job.table == _REWARDS for one in job.rows])
+        reported = [row for job in jobs if job.table == _OUTCOMES for row in job.rows]
+        first = outcomes.insert(connection, reported + stepped.ended)
+        told = {row["episode"] for row in reported}
+        endings = {row["episode"]: row for row in stepped.ended if row["episode"] in first - told}
+        left, steps = first & told, set(stepped.fresh)
+        results: list[Any] = []
+        for job in jobs:
+            if job.table == _OUTCOMES:
+                results.append([_take(left, row["episode"]) for row in job.rows])
+            elif job.table == _REWARDS:
+                accepted = [_take(steps, one.key) for one in job.rows]
+                mine = {one.row["episode"] for one in job.rows}
+                ended = [endings.pop(episode) for episode in mine & endings.keys()]
+                outside = {episode: total for episode, total in stepped.outside.items() if episode in mine}
+                results.append(RewardsTaken(accepted, ended, outside))
+            else:
+                results.append(None)
+        return results
+
+
+def _take(left: set[Any], key: Any) -> bool:
+    """Whether `key` is left, and it is not any more: of two that are the same the first counts."""
+    found = key in left
+    left.discard(key)
+    return found
 
 
 def _wait_less(connection: Any, _record: Any) -> None:
@@ -146,40 +244,3 @@ def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
-
-
-def _insert(connection: sa.Connection, jobs: list[_Job]) -> list[Any]:
-    starts = [row for job in jobs if job.table == "episodes" for row in job.rows]
-    if starts:
-        connection.execute(store.episodes.insert(), starts)
-    ended = [row for job in jobs if job.table == "outcomes" for row in job.rows]
-    fresh = insert_outcomes(connection, ended) if ended else set()
-    results: list[Any] = []
-    for job in jobs:
-        if job.table == "episodes":
-            results.append(None)
-            continue
-        accepted = []
-        for row in job.rows:
-            accepted.append(row["episode"] in fresh)
-            fresh.discard(row["episode"])
-        results.append(accepted)
-    return results
-
-
-def insert_outcomes(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
-    """Insert outcomes of episodes that have none; the episodes whose outcome was stored now."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row["episode"], row)
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(store.outcomes).on_conflict_do_nothing(index_elements=["episode"])
-    stored: set[str] = set()
-    everything = list(first.values())
-    for at in range(0, len(everything), _MOST_ROWS):
-        stored.update(
-            connection.execute(statement.returning(store.outcomes.c.episode), everything[at : at + _MOST_ROWS])
-            .scalars()
-            .all()
-        )
-    return stored

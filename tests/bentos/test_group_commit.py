@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,40 +13,13 @@ import sqlalchemy as sa
 from bentos import store
 from bentos.package import Outcomes
 from bentos.sweep import Sweep
-from bentos.writer import StoreDown, Writer
+from bentos.writer import RowsRefused, StoreDown, Writer
+from tests.bentos.store_rows import outcome, start
 
 
-def outcome(episode: str, value: float = 1.0) -> dict[str, Any]:
-    return {
-        "episode": episode,
-        "policy": "p",
-        "generation": "g",
-        "arm": "control",
-        "version": "1",
-        "episode_return": value,
-        "length": 3,
-        "kind": "reported",
-        "recorded_at": 0.0,
-    }
-
-
-def start(episode: str, at: float = 0.0) -> dict[str, Any]:
-    return {
-        "episode": episode,
-        "policy": "p",
-        "generation": "g",
-        "unit": episode,
-        "arm": "control",
-        "version": "1",
-        "started_at": at,
-    }
-
-
-def test_an_outcome_counts_once_however_often_and_however_concurrently_it_is_sent(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/airlock.db"
-
+def test_an_outcome_counts_once_however_often_and_however_concurrently_it_is_sent(database: str) -> None:
     async def send() -> list[list[bool]]:
-        writer = Writer(url)
+        writer = Writer(database)
         try:
             several = [writer.outcomes([outcome("a"), outcome("b"), outcome("a")]) for _ in range(20)]
             return [await writer.outcomes([outcome("a")]), *await asyncio.gather(*several)]
@@ -56,20 +28,18 @@ def test_an_outcome_counts_once_however_often_and_however_concurrently_it_is_sen
 
     answers = asyncio.run(send())
     assert sum(map(sum, answers)) == 2
-    with store.create(url).connect() as connection:
+    with store.create(database).connect() as connection:
         assert sorted(connection.execute(sa.select(store.outcomes.c.episode)).scalars()) == ["a", "b"]
 
 
-def test_starts_keep_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/airlock.db"
-
+def test_starts_keep_the_order_in_which_they_were_asked_for(database: str) -> None:
     async def send() -> None:
-        writer = Writer(url)
+        writer = Writer(database)
         await asyncio.gather(*(writer.start_episodes([start(f"e{number:03}")]) for number in range(100)))
         writer.close()
 
     asyncio.run(send())
-    with store.create(url).connect() as connection:
+    with store.create(database).connect() as connection:
         found = list(connection.execute(sa.select(store.episodes.c.episode).order_by("start_seq")).scalars())
     assert found == [f"e{number:03}" for number in range(100)]
 
@@ -99,15 +69,52 @@ def test_a_locked_database_refuses_the_write_and_takes_it_again_afterwards(tmp_p
     assert asyncio.run(send()) == [True]
 
 
-def test_many_may_create_the_tables_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/airlock.db"
+def test_a_row_that_cannot_be_stored_fails_alone(database: str) -> None:
+    async def send() -> tuple[list[bool], list[bool]]:
+        writer = Writer(database)
+        try:
+            together = [writer.outcomes([outcome("a")]), writer.outcomes([outcome("b", policy=None)])]
+            together.append(writer.outcomes([outcome("c")]))
+            good, refused, too = await asyncio.gather(*together, return_exceptions=True)
+            assert isinstance(refused, RowsRefused)
+            assert isinstance(good, list)
+            assert isinstance(too, list)
+            return good, too
+        finally:
+            writer.close()
+
+    assert asyncio.run(send()) == ([True], [True])
+
+
+def test_what_may_wait_is_written_once_nothing_else_waits(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def send() -> None:
+        writer = Writer(f"sqlite:///{tmp_path}/airlock.db")
+        await writer.outcomes([outcome("first")])
+        jobs = [
+            writer.call(lambda _: order.append("later"), later=True),
+            *(writer.call(lambda _: order.append("now")) for _ in range(3)),
+        ]
+        await asyncio.gather(*jobs)
+        last = asyncio.ensure_future(writer.call(lambda _: order.append("at the end"), later=True))
+        await asyncio.sleep(0)
+        writer.close()
+        await last
+
+    asyncio.run(send())
+    assert order.index("later") > order.index("now")
+    assert order[-1] == "at the end"
+
+
+def test_many_may_create_the_tables_at_once(database: str) -> None:
     with ThreadPoolExecutor(8) as threads:
-        engines = list(threads.map(store.create, [url] * 8))
+        engines = list(threads.map(store.create, [database] * 8))
     assert all(sa.inspect(engine).has_table("episodes") for engine in engines)
 
 
-def test_silent_episodes_are_closed_after_their_time_with_the_stated_score(tmp_path: Path) -> None:
-    engine = store.create(f"sqlite:///{tmp_path}/airlock.db")
+def test_silent_episodes_are_closed_after_their_time_with_the_stated_score(database: str) -> None:
+    engine = store.create(database)
     with engine.begin() as connection:
         connection.execute(store.episodes.insert(), [start("done"), start("silent"), start("young", at=95.0)])
         connection.execute(store.outcomes.insert(), [outcome("done")])
