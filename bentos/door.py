@@ -193,7 +193,7 @@ class Door:
             given: list[Reward] = _reward_list(body)
         else:
             given = _rewards(body).rewards if b'"rewards"' in body else [_reward(body)]
-        return Reply(200, _encode(await self._running().reports.rewards(policy, given)))
+        return Reply(200, _encode(await self.running().reports.rewards(policy, given)))
 
     async def _do_override(self, policy: str, call: Call) -> Reply:
         self.guard.admin(call.headers)
