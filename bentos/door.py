@@ -19,6 +19,7 @@ from bentos.wire import (
     EpisodesRequest,
     ManyOutcomes,
     ManyRewards,
+    ManyStarted,
     Outcome,
     OverrideRequest,
     Reward,
@@ -180,7 +181,7 @@ class Door:
     async def _do_episodes(self, policy: str, call: Call) -> Reply:
         request: EpisodesRequest = _episodes(call.body) if call.body.strip() else EpisodesRequest()
         started = await self.running().reports.start_episodes(policy, request)
-        return Reply(201, _encode(started[0] if request.user_ids is None else {"episodes": started}))
+        return Reply(201, _encode(started[0] if request.user_ids is None else ManyStarted(started)))
 
     async def _do_outcomes(self, policy: str, call: Call) -> Reply:
         many = call.body.lstrip()[:1] == b"{" and b'"outcomes"' in call.body

@@ -66,6 +66,12 @@ class Started(Struct):
     arm: str
 
 
+class ManyStarted(Struct):
+    """Started episodes, in the order of the users."""
+
+    episodes: list[Started]
+
+
 class Outcome(Struct, forbid_unknown_fields=True):
     """How an episode ended: the sum of its rewards and its number of steps."""
 
@@ -95,6 +101,13 @@ class ManyOutcomes(Struct, forbid_unknown_fields=True):
     """Outcomes of many episodes."""
 
     outcomes: list[Outcome]
+
+
+class Stored(Struct):
+    """How many of the reports were new, and how many had been stored before."""
+
+    accepted: int
+    duplicates: int
 
 
 class OverrideRequest(Struct, forbid_unknown_fields=True):
