@@ -73,6 +73,15 @@ def operations() -> Iterator[Operation]:
         _CLIENT,
     )
     yield Operation(
+        "post",
+        f"{_POLICY}/rewards",
+        _DECISIONS,
+        "Report what steps of episodes earned; answered once that is stored",
+        (wire.Stored,),
+        (wire.Reward, wire.ManyRewards, list[wire.Reward]),
+        _CLIENT,
+    )
+    yield Operation(
         "put",
         f"{_POLICY}/override",
         _CONTROL,

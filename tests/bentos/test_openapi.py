@@ -11,7 +11,9 @@ import yaml
 from bentoml.exceptions import BentoMLException
 
 from bentos import openapi
+from bentos.door import Door
 from bentos.episodes import Signer
+from bentos.guard import Guard
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess
 
 RIGHT, LEFT = [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, -1.0]
@@ -85,3 +87,10 @@ def test_bentomls_route_is_described_with_its_answer(document: dict[str, Any]) -
     if "$ref" in answered:
         answered = schemas[answered["$ref"].rsplit("/", 1)[1]]
     assert {"actions", "versions", "arms", "sources", "adjusted", "decision_ids"} <= set(answered["properties"])
+
+
+def test_no_route_of_the_gateway_is_left_out() -> None:
+    described = {(operation.method.upper(), operation.path) for operation in openapi.operations()}
+    for method, action in Door(Guard("token"))._handlers:
+        path = "/v1/policies/{policy}" + (f"/{action}" if action else "")
+        assert (method, path) in described
