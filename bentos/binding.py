@@ -29,11 +29,11 @@ class Binding:
         self._run = session.run_with_iobinding
 
     def run(self, feeds: Mapping[str, Array]) -> tuple[Array, Array]:
-        """`action` [1, ...], the caller's to keep, and `finite` [1], good until the next call."""
+        """`action` [1, ...] and `finite` [1], the caller's to keep."""
         for name, array in self._inputs:
             array[...] = feeds[name]
         self._run(self._binding)
-        return self.action.copy(), self.finite
+        return self.action.copy(), self.finite.copy()
 
 
 class Bindings(threading.local):

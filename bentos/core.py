@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from bentos import faults, logs
@@ -16,7 +17,7 @@ from bentos.overrides import Overrides
 from bentos.package import Policy
 from bentos.problems import Problem
 from bentos.routes import Route, no_version
-from bentos.rows import NothingCanAnswer, Overloaded, Rows
+from bentos.rows import MAX_ROWS, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
 from bentos.runners.validate import Answer, Ask, Validate
@@ -28,6 +29,9 @@ from bentos.wire import (
     ManyActResponse,
 )
 from bentos.writer import StoreDown, Writer
+
+_PLACES = [f".{place}" for place in range(MAX_ROWS)]
+_UNCHANGED: list[str] = []
 
 
 def worker_id() -> str:
@@ -82,18 +86,20 @@ class Core:
 
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
         """Decide what a JSON request asks for. Raises Problem."""
-        ask = self._door(policy).ask(request)
-        answer = await self.decide(policy, ask)
-        return self._many(answer) if ask.many else self._one(answer)
+        ask = self.ask(policy, request)
+        return self.response(ask, await self.decide(policy, ask))
 
-    async def decide(self, policy: str, ask: Ask) -> Answer:
+    def ask(self, policy: str, request: ActRequest) -> Ask:
+        """What a JSON request asks for. Raises Problem."""
+        return self._door(policy).ask(request)
+
+    def decide(self, policy: str, ask: Ask) -> Coroutine[Any, Any, Answer]:
         """Decide. Raises Problem."""
-        try:
-            return await self._door(policy).decide(ask)
-        except Overloaded as error:
-            raise Problem(429, "overloaded", str(error), retry_after=1) from error
-        except NothingCanAnswer as error:
-            raise Problem(503, "no_answer", str(error), retry_after=1) from error
+        return self._door(policy).decide(ask)
+
+    def response(self, ask: Ask, answer: Answer) -> ActResponse | ManyActResponse:
+        """An answer as JSON requests get it."""
+        return self._many(answer) if ask.many else self._one(answer)
 
     def observe(self, policy: str, observations: list[Any]) -> Rows:
         """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""
@@ -154,12 +160,15 @@ class Core:
             raise no_version(self.known(policy).policy)
         return door
 
+    def decision_id(self) -> str:
+        """An id that no other decision of any worker has: this worker's random prefix and a count."""
+        self._decisions += 1
+        return f"{self._decision_prefix}{self._decisions:x}"
+
     def decision_ids(self, size: int) -> list[str]:
-        """Ids that no other decision of any worker has: this worker's random prefix and a count."""
-        first = self._decisions
-        self._decisions = first + size
-        prefix = self._decision_prefix
-        return [f"{prefix}{number:x}" for number in range(first, first + size)]
+        """Ids of the rows of one request: one id, and the row's place."""
+        common = self.decision_id()
+        return [common + place for place in _PLACES[:size]]
 
     def _one(self, answer: Answer) -> ActResponse:
         decision = answer.decision
@@ -168,8 +177,8 @@ class Core:
             decision.versions[0],
             answer.seats[0].arm,
             decision.sources[0],
-            decision.adjusted[0] if decision.adjusted else [],
-            self.decision_ids(1)[0],
+            decision.adjusted[0] if decision.adjusted else _UNCHANGED,
+            self.decision_id(),
         )
         if answer.states is not None:
             response.state = answer.states[0]
@@ -183,7 +192,7 @@ class Core:
             decision.versions,
             [seat.arm for seat in answer.seats],
             decision.sources,
-            decision.adjusted or [[]] * size,
+            decision.adjusted or [_UNCHANGED] * size,
             self.decision_ids(size),
         )
         if answer.states is not None:

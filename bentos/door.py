@@ -176,7 +176,9 @@ class Door:
         return Reply(problem.status, self._document(problem, call), CONTENT_TYPE, problem.headers())
 
     async def _do_act(self, policy: str, call: Call) -> Reply:
-        return Reply(200, _encode(await self.running().core.act(policy, _act(call.body))))
+        core = self.running().core
+        ask = core.ask(policy, _act(call.body))
+        return Reply(200, _encode(core.response(ask, await core.decide(policy, ask))))
 
     async def _do_episodes(self, policy: str, call: Call) -> Reply:
         request: EpisodesRequest = _episodes(call.body) if call.body.strip() else EpisodesRequest()

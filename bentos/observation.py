@@ -24,6 +24,10 @@ class Observation:
         self._shape = tensor.shape
         self._dtype = np.dtype(tensor.dtype)
         self._whole = self._dtype.kind != "f"
+        self._flat = not self._whole and len(tensor.shape) == 1
+        self._single = (1, *tensor.shape)
+        most = 0.0 if self._whole else float(np.finfo(self._dtype.name).max)
+        self._finite = (-most, most)
         self._low, self._high = self._limits(space)
 
     def _limits(self, space: Space) -> tuple[Any, Any]:
@@ -38,31 +42,60 @@ class Observation:
             return info.min, info.max
         return None, None
 
-    def read(self, values: list[Any] | Array, size: int) -> Array:
-        """The values as an array [size, ...] in the graph's dtype: the very array given, if it is one of that dtype.
+    def read(self, values: list[Any] | Array, size: int, limits: tuple[float, float] | None) -> tuple[Array, int]:
+        """The values as an array [size, ...] in the graph's dtype, and how many rows leave `limits`.
 
-        Raises Problem (422).
+        One number beyond them is enough. An array that has that dtype is taken as it is. Raises Problem (422).
         """
+        if size == 1 and self._flat and type(values) is list:
+            plain = self._plain_row(values[0], limits or self._finite)
+            if plain is not None:
+                return plain, 0
         array = values if isinstance(values, np.ndarray) else self._array(values)
         if array.shape != (size, *self._shape):
             raise self._misshapen(list(array.shape[1:]))
         kind = array.dtype.kind
         if kind not in "iuf" and not (kind == "b" and self._whole):
-            raise self._no_numbers(array.dtype.name)
+            raise self._no_numbers("a number beyond all bounds" if kind == "O" else array.dtype.name)
+        outside = 0
         if self._whole:
-            if kind == "f" and not np.array_equal(array, np.rint(array)):
-                raise Problem(422, "dtype", f"{self.name} must be whole numbers", expected=self._dtype.name)
-            if self._low is not None and ((array < self._low).any() or (array > self._high).any()):
-                raise Problem(
-                    422,
-                    "range",
-                    f"{self.name} lies outside its space",
-                    expected=[np.asarray(self._low).tolist(), np.asarray(self._high).tolist()],
-                )
-        if array.dtype == self._dtype:
-            return array
-        with np.errstate(over="ignore"):
-            return array.astype(self._dtype)
+            self._check_whole(array)
+        elif array.size:
+            low, high = limits or self._finite
+            if not (low <= array.min() and array.max() <= high):
+                outside = self._outside(array, limits)
+        return (array if array.dtype == self._dtype else array.astype(self._dtype)), outside
+
+    def _plain_row(self, row: Any, limits: tuple[float, float]) -> Array | None:
+        """One flat row whose numbers are plainly fine, without what NumPy takes to look at a few; None: look closer."""
+        try:
+            low, high, total = min(row), max(row), sum(row)
+        except (TypeError, ValueError):
+            return None
+        # NaN may hide from a minimum and a maximum, not from a sum
+        if not (limits[0] <= low and high <= limits[1] and total - total == 0.0):
+            return None
+        array = np.asarray([row])
+        return array.astype(self._dtype) if array.shape == self._single and array.dtype.kind in "fi" else None
+
+    def _check_whole(self, array: Array) -> None:
+        if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+            raise Problem(422, "dtype", f"{self.name} must be whole numbers", expected=self._dtype.name)
+        if self._low is not None and ((array < self._low).any() or (array > self._high).any()):
+            raise Problem(
+                422,
+                "range",
+                f"{self.name} lies outside its space",
+                expected=[np.asarray(self._low).tolist(), np.asarray(self._high).tolist()],
+            )
+
+    def _outside(self, array: Array, limits: tuple[float, float] | None) -> int:
+        flat = array.reshape(len(array), -1)
+        if not ((flat >= self._finite[0]) & (flat <= self._finite[1])).all():  # NaN is neither
+            raise Problem(422, "non_finite", f"{self.name} must be finite {self._dtype.name} numbers")
+        if limits is None:
+            return 0
+        return int(((flat < limits[0]) | (flat > limits[1])).any(axis=1).sum())
 
     def _array(self, rows: list[Any]) -> Array:
         """Rows of numbers as an array. Raises Problem (422) for what has another shape, or is no number.
@@ -84,33 +117,13 @@ class Observation:
             if kinds & {list, tuple, np.ndarray}:
                 raise self._misshapen("more dimensions")
             raise self._no_numbers(brief(rows[0]))
-        whole = self._whole or bool in kinds or np.bool_ in kinds
-        try:
-            with np.errstate(over="ignore"):
-                array = np.array(flat, None if whole else self._dtype)
-        except OverflowError:
-            raise self._no_numbers("a number beyond all bounds") from None
-        return array.reshape(len(rows), *self._shape)
+        return np.array(flat).reshape(len(rows), *self._shape)
 
     def _misshapen(self, came: Any) -> Problem:
         return Problem(422, "shape", f"{self.name} has the wrong shape", expected=list(self._shape), came=came)
 
     def _no_numbers(self, came: str) -> Problem:
         return Problem(422, "dtype", f"{self.name} must be numbers", expected=self._dtype.name, came=came)
-
-    def check(self, array: Array, limits: tuple[float, float] | None) -> int:
-        """How many rows leave the range (one number beyond it is enough). Raises Problem (422) when not finite."""
-        if self._whole or array.size == 0:
-            return 0
-        low, high = np.minimum.reduce(array, axis=None), np.maximum.reduce(array, axis=None)
-        if limits is not None and low >= limits[0] and high <= limits[1]:
-            return 0
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise Problem(422, "non_finite", f"{self.name} must be finite {self._dtype.name} numbers")
-        if limits is None:
-            return 0
-        flat = array.reshape(len(array), -1)
-        return int(((flat < limits[0]) | (flat > limits[1])).any(axis=1).sum())
 
 
 def part_of(space: Space, tensor: str) -> Space:

@@ -169,6 +169,10 @@ class Policy:
         session = self.session if set(names) <= set(self.served_names) else self.whole()
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
+    def run_one(self, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        """`action` [1, ...] and `finite` bool [1] of one row of a policy without recurrent state."""
+        return self._bindings.mine.run(inputs)
+
     def whole(self) -> ort.InferenceSession:
         """The variant's graph with all outputs, opened and checked by the first call. Raises PackageError."""
         with self._opening:

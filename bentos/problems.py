@@ -19,10 +19,12 @@ _TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
+    408: "Too slow",
     413: "Too large",
     415: "Unsupported encoding",
     422: "Bad input",
     429: "Too many requests",
+    431: "Head too large",
     500: "Internal error",
     503: "Nothing can answer",
 }

@@ -10,6 +10,9 @@ from bentos.problems import Problem
 from bentos.stats import SHADOW
 from bentos.versions import Version
 
+_REMEMBERED = 1000
+"""Most seats kept: episodes of old generations may name any number."""
+
 
 class Seat(NamedTuple):
     """Where rows go: whose chain decides, and what they are counted as. `rescue`: straight to that chain's fallback."""
@@ -61,6 +64,7 @@ class Route:
         self.provider = champion or provider
         self.shown = shown
         self.manifest = self.provider.manifest if self.provider else None
+        self._seats: dict[tuple[str, str, str], Seat] = {}
         self._outside: Seat | None = None
         if champion is not None:
             self._outside = Seat(champion, champion.name, CHAMPION, "", False)
@@ -116,9 +120,9 @@ class Route:
             return self.outside
         arm = canary.arm(unit)
         if arm == CHALLENGER:
-            return Seat(self.versions[canary.version], canary.version, arm, canary.generation, False)
+            return self._seat(canary.version, arm, canary.generation)
         if arm == CONTROL and self.champion is not None:
-            return Seat(self.champion, self.champion.name, arm, canary.generation, False)
+            return self._seat(self.champion.name, arm, canary.generation)
         return self.outside
 
     def seat_of_episode(self, episode: Episode) -> Seat:
@@ -126,9 +130,19 @@ class Route:
 
         Raises Problem (503) when nothing can answer.
         """
-        own = self.versions.get(episode.version)
-        chain = own or self.champion or self.provider
-        if chain is None:
-            raise no_version(self.policy)
-        rescue = episode.version == "" or episode.version in self.withdrawn or (own is None and self.champion is None)
-        return Seat(chain, episode.version, episode.arm, episode.generation, rescue)
+        return self._seat(episode.version, episode.arm, episode.generation)
+
+    def _seat(self, version: str, arm: str, generation: str) -> Seat:
+        """One seat for all that are alike: rows are told apart by it."""
+        key = (version, arm, generation)
+        seat = self._seats.get(key)
+        if seat is None:
+            own = self.versions.get(version)
+            chain = own or self.champion or self.provider
+            if chain is None:
+                raise no_version(self.policy)
+            rescue = version == "" or version in self.withdrawn or (own is None and self.champion is None)
+            seat = Seat(chain, version, arm, generation, rescue)
+            if len(self._seats) < _REMEMBERED:
+                self._seats[key] = seat
+        return seat

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bentos.episodes import CHAMPION, Episode, Memory, State
+from bentos.problems import Problem
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +21,7 @@ MAX_ROWS = 4096
 """Most observations in one request."""
 
 
-class Rows(msgspec.Struct):
+class Rows(msgspec.Struct, gc=False):
     """Observations that were asked for together and, past `assign`, belong to one version and one arm.
 
     `feeds` maps graph inputs to arrays [size, ...]. `masks` is bool [size, actions]. `version` is the assigned version
@@ -61,7 +62,7 @@ def packed(feeds: dict[str, Array], row: int) -> bytes:
     return b"".join(array[row].tobytes() for name, array in feeds.items() if name.partition(".")[0] == "observation")
 
 
-class Decision(msgspec.Struct):
+class Decision(msgspec.Struct, gc=False):
     """One action a row, and how it came about.
 
     `action` [size, ...] in the action space's dtype; `finite` bool [size]; `scores` [size, actions] are logits or
@@ -104,13 +105,19 @@ class Decision(msgspec.Struct):
             self.adjusted[row].append(reason)
 
 
-class Overloaded(Exception):
+class Overloaded(Problem):
     """The version's queue is full: the client should come back later."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(429, "overloaded", detail, retry_after=1)
 
 
 class DeadlineMissed(Exception):
     """The version did not answer in time."""
 
 
-class NothingCanAnswer(Exception):
+class NothingCanAnswer(Problem):
     """Neither the version, nor the champion, nor a fallback of the spec can give an action."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(503, "no_answer", detail, retry_after=1)

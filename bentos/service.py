@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import bentoml
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
+from uvicorn.protocols.http import auto
 
 from bentos import home, logs, openapi, single
 from bentos.app import App, Asgi
@@ -17,6 +18,7 @@ from bentos.door import Door
 from bentos.guard import Guard, clients
 from bentos.oip.desk import PREFIX, InferenceDesk
 from bentos.problems import Problem
+from bentos.protocol import SwiftProtocol
 from bentos.wire import ActRequest
 
 _worker: Worker | None = None
@@ -31,6 +33,8 @@ class FrontedService(bentoml.Service[Any]):
         logs.configure()
         self._door = Door(Guard(home.secret("admin_token"), clients()))
         self._door.admit(PREFIX, InferenceDesk(self._door).answer)
+        # the server that BentoML is about to make takes its protocol from here
+        auto.AutoHTTPProtocol = SwiftProtocol.to(self._door)
         return App(super().to_asgi(is_main=is_main), self._door, self._start)
 
     @property

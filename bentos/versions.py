@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,9 @@ class Version:
         """What a person should know of the version: what is not done for it, and why."""
         return {} if self.drift.off is None else {"drift": f"off: {self.drift.off}"}
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Coroutine[Any, Any, Decision]:
         """An action for every row, through the whole chain."""
-        return await self.record.decide(rows)
+        return self.record.decide(rows)
 
     def close(self) -> None:
         """Release the version's threads."""

@@ -12,7 +12,7 @@ from bentos.problems import Problem
 _T = TypeVar("_T")
 
 
-class ActRequest(Struct, forbid_unknown_fields=True):
+class ActRequest(Struct, forbid_unknown_fields=True, gc=False):
     """One decision, or (names in the plural) many of them."""
 
     observation: Any = None
@@ -27,7 +27,7 @@ class ActRequest(Struct, forbid_unknown_fields=True):
     states: list[str | None] | None = None
 
 
-class ActResponse(Struct):
+class ActResponse(Struct, gc=False):
     """One decision."""
 
     action: Any
@@ -39,7 +39,7 @@ class ActResponse(Struct):
     state: str | UnsetType = UNSET
 
 
-class ManyActResponse(Struct):
+class ManyActResponse(Struct, gc=False):
     """Many decisions, in the order of the observations."""
 
     actions: Any

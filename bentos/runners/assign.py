@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
+from bentos.episodes import Episode
 from bentos.problems import Problem
 from bentos.routes import Route, Seat
 from bentos.rows import Decision, Rows
@@ -17,56 +20,66 @@ class Assign:
     def __init__(self, route: Route) -> None:
         self.route = route
 
-    async def decide(
-        self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None
-    ) -> tuple[Decision, list[Seat]]:
-        """The decision, and the seat of each row. Raises Problem (503) when nothing can answer.
+    def seats(self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None) -> list[Seat]:
+        """The seat of each row; alike seats are one object. Raises Problem (503) when nothing can answer.
 
         With `version` that one decides, outside the experiment but for its own episodes. Raises Problem: 404 unless it
         can be asked, 422 for an episode of another one.
         """
-        if rows.episodes is None and (user_ids is None or version is not None):
-            seat = self.route.outside if version is None else self.route.seat_of_version(version)
-            return await self._at(seat, rows), [seat] * rows.size
-        seats = [self._seat(rows, user_ids, version, row) for row in range(rows.size)]
-        first = seats[0]
-        if rows.size == 1 or all(seat == first for seat in seats):
-            return await self._at(first, rows), seats
-        places: dict[Seat, list[int]] = {}
-        for row, seat in enumerate(seats):
-            places.setdefault(seat, []).append(row)
-        indices = [np.array(place) for place in places.values()]
-        parts = [rows.take(index) for index in indices]
-        decisions = await asyncio.gather(*(self._at(seat, part) for seat, part in zip(places, parts, strict=True)))
-        whole = Decision(
-            action=np.empty((rows.size, *decisions[0].action.shape[1:]), decisions[0].action.dtype),
-            finite=np.empty(rows.size, dtype=bool),
-            sources=[""] * rows.size,
-            versions=[None] * rows.size,
-        )
-        for index, decision in zip(indices, decisions, strict=True):
-            whole.put(index, decision)
-            if decision.adjusted is not None:
-                whole.adjusted = whole.adjusted or [[] for _ in range(rows.size)]
-                for row, reasons in zip(index.tolist(), decision.adjusted, strict=True):
-                    whole.adjusted[row] = reasons
-        return whole, seats
-
-    def _seat(self, rows: Rows, user_ids: list[str | None] | None, version: str | None, row: int) -> Seat:
-        episode = rows.episodes[row] if rows.episodes is not None else None
+        route = self.route
+        outside = route.outside if version is None else route.seat_of_version(version)
+        episodes = rows.episodes
+        if episodes is None and (user_ids is None or version is not None):
+            return [outside] * rows.size
+        users = user_ids if user_ids is not None and version is None else [None] * rows.size
+        if episodes is None:
+            return [outside if user is None else route.seat_of_unit(user) for user in users]
         if version is not None:
-            seat = self.route.seat_of_version(version)
-            if episode is None:
-                return seat
-            if episode.version != version:
-                detail = f"the episode of row {row} is of another version than the one that is asked"
-                raise Problem(422, "version", detail, expected=version, came=episode.version)
-        if episode is not None:
-            return self.route.seat_of_episode(episode)
-        user = user_ids[row] if user_ids is not None else None
-        return self.route.outside if user is None else self.route.seat_of_unit(user)
+            _check_version(episodes, version)
+        return [
+            route.seat_of_episode(episode)
+            if episode is not None
+            else outside
+            if user is None
+            else route.seat_of_unit(user)
+            for episode, user in zip(episodes, users, strict=True)
+        ]
 
-    @staticmethod
-    async def _at(seat: Seat, rows: Rows) -> Decision:
-        rows.version, rows.arm, rows.generation, rows.rescue = seat.version, seat.arm, seat.generation, seat.rescue
-        return await seat.chain.decide(rows)
+    def decide(self, rows: Rows, seats: list[Seat], by_name: bool = False) -> Coroutine[Any, Any, Decision]:
+        """The decision of each row's own chain. `by_name`: a version was asked for (see `Shadowed`)."""
+        first = seats[0]
+        return _at(first, rows) if seats.count(first) == rows.size else _in_parts(rows, seats)
+
+
+def _at(seat: Seat, rows: Rows) -> Coroutine[Any, Any, Decision]:
+    rows.version, rows.arm, rows.generation, rows.rescue = seat.version, seat.arm, seat.generation, seat.rescue
+    return seat.chain.decide(rows)
+
+
+async def _in_parts(rows: Rows, seats: list[Seat]) -> Decision:
+    places: dict[Seat, list[int]] = {}
+    for row, seat in enumerate(seats):
+        places.setdefault(seat, []).append(row)
+    indices = [np.array(place) for place in places.values()]
+    parts = [rows.take(index) for index in indices]
+    decisions = await asyncio.gather(*(_at(seat, part) for seat, part in zip(places, parts, strict=True)))
+    whole = Decision(
+        action=np.empty((rows.size, *decisions[0].action.shape[1:]), decisions[0].action.dtype),
+        finite=np.empty(rows.size, dtype=bool),
+        sources=[""] * rows.size,
+        versions=[None] * rows.size,
+    )
+    for index, decision in zip(indices, decisions, strict=True):
+        whole.put(index, decision)
+        if decision.adjusted is not None:
+            whole.adjusted = whole.adjusted or [[] for _ in range(rows.size)]
+            for row, reasons in zip(index.tolist(), decision.adjusted, strict=True):
+                whole.adjusted[row] = reasons
+    return whole
+
+
+def _check_version(episodes: Sequence[Episode | None], version: str) -> None:
+    for row, episode in enumerate(episodes):
+        if episode is not None and episode.version != version:
+            detail = f"the episode of row {row} is of another version than the one that is asked"
+            raise Problem(422, "version", detail, expected=version, came=episode.version)

@@ -24,6 +24,7 @@ NON_FINITE = "non_finite"
 EXCEPTION = "exception"
 DEADLINE = "deadline"
 _LOG_SECONDS = 1.0
+_FALSE = b"\0"
 
 
 class Fallback:
@@ -156,11 +157,13 @@ class Constant:
 def finite_rows(decision: Decision) -> Array | None:
     """None when every row is finite, else bool [size]. Both the graph's word and the action itself count."""
     action = decision.action
-    good = bool(np.logical_and.reduce(decision.finite))
-    if action.dtype.kind != "f":
-        return None if good else decision.finite
-    here = np.isfinite(action)
-    if good and np.logical_and.reduce(here, axis=None):
-        return None
-    rows: Array = decision.finite & here.reshape(len(action), -1).all(axis=1)
-    return rows
+    if _FALSE not in decision.finite.tobytes():
+        if action.dtype.kind != "f":
+            return None
+        total = action.sum()  # of what is finite it may still overflow: then the rows are looked at one by one
+        if total - total == 0.0:
+            return None
+    elif action.dtype.kind != "f":
+        return decision.finite
+    rows: Array = decision.finite & np.isfinite(action).reshape(len(action), -1).all(axis=1)
+    return None if rows.all() else rows

@@ -23,6 +23,7 @@ class Infer:
         self.recurrent = [name.removeprefix(NEXT) for name in recurrent]
         self._plain = ["action", "finite", *recurrent]
         self._ranked = [*self._plain, self._scores] if self._scores else self._plain
+        self._one = None if recurrent else policy.run_one
 
     async def decide(self, rows: Rows) -> Decision:
         """The graph's own actions, here and now."""
@@ -31,6 +32,9 @@ class Infer:
     def run(self, rows: Rows) -> Decision:
         """The graph's own actions. Raises whatever ONNX Runtime raises."""
         ranked = rows.masks is not None and self._scores is not None
+        if rows.size == 1 and self._one is not None and not ranked:
+            action, finite = self._one(rows.feeds)
+            return Decision(action, finite, [POLICY], [self.version])
         values = self._session.run(self._ranked if ranked else self._plain, rows.feeds)
         recurrent: dict[str, Array] | None = None
         if self.recurrent:

@@ -17,15 +17,17 @@ class Shadowed:
         self._shadow = shadow
         self._generation = generation
 
-    async def decide(
-        self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None
-    ) -> tuple[Decision, list[Seat]]:
+    def seats(self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None) -> list[Seat]:
+        """As `Assign.seats`."""
+        return self.following.seats(rows, user_ids, version)
+
+    async def decide(self, rows: Rows, seats: list[Seat], by_name: bool = False) -> Decision:
         """The inner answer. Raises what that raises, and nothing of the shadow's."""
-        decision, seats = await self.following.decide(rows, user_ids, version)
-        if version is not None:
-            return decision, seats  # what one version was asked by name says nothing about the traffic
+        decision = await self.following.decide(rows, seats, by_name)
+        if by_name:
+            return decision  # what one version was asked by name says nothing about the traffic
         try:
             self._shadow.offer(rows, decision, self._generation)
         except Exception as error:  # noqa: BLE001 - nothing in shadow may keep a client from its answer
             logs.error("sample for the shadow failed", generation=self._generation, detail=str(error))
-        return decision, seats
+        return decision

@@ -20,7 +20,7 @@ from bentos.wire import ActRequest
 MAX_NAME = 256
 
 
-class Ask(msgspec.Struct):
+class Ask(msgspec.Struct, gc=False):
     """What is asked for, decoded but not checked: `columns` holds each observation input's values, a list or an array
     [size, ...] that nobody writes to afterwards; what else is given is one entry a row. `many` is whether the request
     used the plural. `version` names the one that shall answer; None: as the route has it."""
@@ -65,7 +65,8 @@ class Validate:
     async def decide(self, ask: Ask) -> Answer:
         """The decisions asked for. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
         rows = self.rows(ask)
-        decision, seats = await self.following.decide(rows, ask.user_ids, ask.version)
+        seats = self.following.seats(rows, ask.user_ids, ask.version)
+        decision = await self.following.decide(rows, seats, ask.version is not None)
         return Answer(rows, decision, seats, self._tokens(rows, decision) if self.stateful else None)
 
     def ask(self, request: ActRequest) -> Ask:
@@ -103,9 +104,8 @@ class Validate:
         feeds: dict[str, Array] = {}
         outside = 0
         for observation in self._observations:
-            array = observation.read(ask.columns[observation.name], size)
-            feeds[observation.name] = array
-            outside = max(outside, observation.check(array, self._range))
+            feeds[observation.name], beyond = observation.read(ask.columns[observation.name], size, self._range)
+            outside = max(outside, beyond)
         rows = Rows(feeds=feeds, size=size, out_of_range=outside)
         if ask.episode_ids is not None:
             rows.episodes = self._episodes(ask.episode_ids, size)

@@ -459,7 +459,9 @@ def test_a_running_episode_of_a_withdrawn_version_is_answered_by_the_champion(tm
     )
     rows = observations(0.0, 0.0)
     rows.episodes = [Episode("cartpole", version, "challenger", "g", version, "", 0.0) for version in ("2", "1")]
-    decision, seats = asyncio.run(Assign(route).decide(rows, None))
+    assign = Assign(route)
+    seats = assign.seats(rows, None)
+    decision = asyncio.run(assign.decide(rows, seats))
     assert decision.action.tolist() == [0, 0]
     assert decision.sources == ["fallback", "policy"]
     assert decision.versions == ["1", "1"]

@@ -68,7 +68,8 @@ class Pair:
         answers = []
         for size in sizes:
             feeds = {"observation": np.zeros((size, 4), np.float32)}
-            answers.append((await shadowed.decide(Rows(feeds=feeds, size=size), None))[0])
+            rows = Rows(feeds=feeds, size=size)
+            answers.append(await shadowed.decide(rows, shadowed.seats(rows, None)))
             await idle(self.challenger.shadow)
         return answers
 
@@ -195,7 +196,8 @@ def test_a_busy_shadow_drops_samples_and_delays_no_answer(
     async def flood() -> None:
         shadowed = Shadowed(Assign(both.route()), both.challenger.shadow, GENERATION)
         for _ in range(MOST_WAITING + 6):
-            answer, _ = await shadowed.decide(Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1), None)
+            rows = Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1)
+            answer = await shadowed.decide(rows, shadowed.seats(rows, None))
             assert answer.versions == ["1"]
             await asyncio.sleep(0)
         assert both.arm.decisions == 0, "every answer came while the shadow was still at its first call"

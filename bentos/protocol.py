@@ -1,0 +1,267 @@
+"""The swift protocol: uvicorn's HTTP protocol with a short way to the door.
+
+uvicorn parses and keeps connections as ever. A request for one of the gateway's own routes goes to the door as soon as
+it is complete, without the task, the events and the messages that ASGI takes: those cost more than a decision does.
+All else, and what is out of the ordinary (pipelined requests, upgrades, `Expect`), goes uvicorn's way to the same door.
+
+It also keeps what uvicorn leaves to a proxy: limits on the size of a request's head and body, and on how long a client
+may take to send one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from functools import partial
+from typing import Any, cast
+from weakref import WeakSet
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from bentos.door import MAX_BODY, Call, Door, Reply, too_large
+from bentos.problems import Problem
+
+MAX_HEAD = 64 * 2**10
+"""Most bytes of a request's line and headers together."""
+PATIENCE_SECONDS = 30.0
+"""How long a client may take to send a request, or to begin with its first one."""
+
+_METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
+_SWIFT = ("/act", "/infer")
+_SWEEP_SECONDS = 1.0
+
+
+class Exchange:
+    """A request at the door and its response: what uvicorn asks of its own request cycles, and no more."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "method", "path", "query", "response_complete", "task")
+
+    def __init__(self, method: str, path: str, query: bytes, keep_alive: bool) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.keep_alive = keep_alive
+        self.body: list[bytes] = []
+        self.disconnected = False
+        self.response_complete = False
+        self.task: asyncio.Task[Reply] | None = None
+
+    @property
+    def message_event(self) -> Exchange:
+        """uvicorn sets this event when the connection is lost: the decision asked for is then nobody's."""
+        return self
+
+    def set(self) -> None:
+        """The connection was lost."""
+        if self.task is not None and self.path.endswith(_SWIFT):
+            self.task.cancel()
+
+
+class SwiftProtocol(HttpToolsProtocol):
+    """One connection. `door` is set by the subclass that `to` makes."""
+
+    door: Door
+    _open: WeakSet[SwiftProtocol]
+    _sweeping: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def to(cls, door: Door) -> type[SwiftProtocol]:
+        """The protocol of connections that lead to `door`."""
+        return type("Protocol", (cls,), {"door": door, "_open": WeakSet()})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.url = b""
+        self.headers = []
+        self._exchange: Exchange | None = None
+        self._head = 0
+        self._began = 0.0
+        self._idle_since = 0.0
+        self._prefix = b""
+        self._prefix_of: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        """uvicorn's, and the connection is watched from now on."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        self._open.add(self)
+        kind = type(self)
+        if kind._sweeping is None:
+            kind._sweeping = self.loop.call_later(_SWEEP_SECONDS, kind._sweep, self.loop)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; refuse a head that does not end."""
+        super().data_received(data)
+        if self._began:
+            self._head += len(data)
+            if self._head > MAX_HEAD and self._exchange is None and self.parser is not None:
+                self._give_up(Problem(431, "head_size", f"a request's head has at most {MAX_HEAD} bytes"))
+
+    def on_message_begin(self) -> None:
+        """A request begins. uvicorn's scope is made only for those that go its way."""
+        self.url = b""
+        self.headers = []
+        self._exchange = None
+        self._head = 0
+        self._began = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Choose the way that the request goes."""
+        url = self.url
+        method = self.parser.get_method()
+        free = self.cycle is None or self.cycle.response_complete
+        if not (free and url.startswith((b"/v1/", b"/v2/")) and method in _METHODS) or self._extraordinary():
+            self._go_uvicorns_way()
+            return
+        path, _, query = url.partition(b"?")
+        keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        exchange = Exchange(method.decode(), path.decode("latin-1"), query, keep_alive)
+        if not self.door.knows(exchange.path):
+            self._go_uvicorns_way()
+            return
+        self.cycle = self._exchange = exchange  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        exchange = self._exchange
+        if exchange is None:
+            super().on_body(body)
+            return
+        self._head = 0
+        exchange.body.append(body)
+        if len(exchange.body) > 1 and sum(map(len, exchange.body)) > MAX_BODY and not exchange.response_complete:
+            self._give_up(too_large())
+
+    def on_message_complete(self) -> None:
+        """The request is complete: answer it now, as far as that goes without waiting."""
+        self._began = 0.0
+        exchange = self._exchange
+        if exchange is None:
+            super().on_message_complete()
+            return
+        if exchange.response_complete:
+            return
+        pieces = exchange.body
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        answer = self.door.answer(Call(exchange.method, exchange.path, exchange.query, self.headers, body))
+        if exchange.path.endswith(_SWIFT):
+            try:
+                waits_for = answer.send(None)
+            except StopIteration as done:
+                self._reply(exchange, done.value)
+                return
+            answer = _rest(answer, waits_for)
+        exchange.task = task = self.loop.create_task(answer)
+        self.tasks.add(cast(Any, task))
+        task.add_done_callback(lambda done: self._answered(exchange, done))
+
+    def _extraordinary(self) -> bool:
+        return self.parser.should_upgrade() or any(name == b"expect" for name, _ in self.headers)
+
+    def _go_uvicorns_way(self) -> None:
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+
+    def _answered(self, exchange: Exchange, task: asyncio.Task[Reply]) -> None:
+        self.tasks.discard(cast(Any, task))
+        if not task.cancelled():
+            self._reply(exchange, task.result())
+
+    def _reply(self, exchange: Exchange, reply: Reply) -> None:
+        exchange.response_complete = True
+        self.server_state.total_requests += 1
+        if exchange.disconnected or self.transport.is_closing():
+            return
+        self.transport.write(self._written(reply, exchange.keep_alive))
+        if not exchange.keep_alive:
+            self.transport.close()
+        elif self.pipeline:
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    def _written(self, reply: Reply, keep_alive: bool) -> bytes:
+        """The response as bytes."""
+        fixed = self.server_state.default_headers
+        if fixed is not self._prefix_of:
+            # uvicorn makes a new list each second, for the date
+            self._prefix = b"".join(b"%b: %b\r\n" % header for header in fixed)
+            self._prefix_of = fixed
+        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
+            STATUS_LINE[reply.status],
+            reply.content_type,
+            len(reply.body),
+            self._prefix,
+        )
+        if reply.headers:
+            head += b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+        if not keep_alive:
+            head += b"connection: close\r\n"
+        return head + b"\r\n" + reply.body
+
+    def _give_up(self, problem: Problem) -> None:
+        """Refuse a request that is not complete, and the connection with it."""
+        exchange = self._exchange or Exchange("", self.url.decode("latin-1")[:200], b"", False)
+        exchange.keep_alive = False
+        self._exchange = exchange
+        self._began = 0.0
+        self._reply(exchange, self.door.refuse(problem, exchange.method, exchange.path))
+
+    @classmethod
+    def _sweep(cls, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what is idle for too long and what takes too long; once a second, so that no request needs a timer."""
+        now = loop.time()
+        for connection in list(cls._open):
+            connection._look(now)
+        cls._sweeping = loop.call_later(_SWEEP_SECONDS, cls._sweep, loop) if cls._open else None
+
+    def _look(self, now: float) -> None:
+        if self.transport.is_closing() or self not in self.connections:
+            self._open.discard(self)
+        elif self._began:
+            if now - self._began > PATIENCE_SECONDS:
+                self._give_up(Problem(408, "slow", f"the request was not complete within {PATIENCE_SECONDS:g} s"))
+        elif self.cycle is None:
+            if now - self._idle_since > PATIENCE_SECONDS:
+                self.transport.close()
+        elif (
+            isinstance(self.cycle, Exchange)
+            and self.cycle.response_complete
+            and now - self._idle_since > self.timeout_keep_alive
+        ):
+            self.transport.close()
+
+
+class _Started:
+    """A coroutine that was run up to its first wait, to be awaited for the rest."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Reply], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Reply]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                given = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the coroutine's to handle
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, given)
+            try:
+                waits_for = step()
+            except StopIteration as done:
+                return cast(Reply, done.value)
+
+
+async def _rest(coroutine: Coroutine[Any, Any, Reply], waits_for: Any) -> Reply:
+    return await _Started(coroutine, waits_for)
