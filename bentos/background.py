@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bentos import faults, home, logs, overrides, single, store
+from bentos import collection, faults, home, logs, overrides, single, store
 from bentos.core import Core
 from bentos.episodes import Signer
 from bentos.follower import Follower
@@ -86,6 +86,7 @@ class Worker:
         self._loop("database", self._read_database, _SECOND)
         self._loop("flush", self._flush, _SECOND)
         self._loop("sweep", self._sweep_all, _SWEEP_SECONDS)
+        collection.settle()
         self.ready = True
         logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
 

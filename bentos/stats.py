@@ -139,6 +139,7 @@ class ActionLabels:
         space = manifest.action_space
         self._discrete = space.type == "Discrete"
         self._start = space.start
+        self._names = [str(space.start + place) for place in range(space.n or 0)]
         self._whole = space.type in ("MultiDiscrete", "MultiBinary")
         self._edges: list[list[float]] = []
         baseline = manifest.baselines.get("actions") or {}
@@ -155,11 +156,11 @@ class ActionLabels:
         """Count a batch of actions [n, ...]."""
         if self._discrete:
             if len(actions) == 1:
-                name = str(actions.item())
+                name = self._names[actions.item() - self._start]
                 into[name] = into.get(name, 0) + 1
             else:
                 counts = np.bincount(actions.reshape(-1) - self._start)
-                _add(into, map(str, range(self._start, self._start + len(counts))), counts.tolist())
+                _add(into, self._names[: len(counts)], counts.tolist())
             return
         columns = actions.reshape(len(actions), -1)
         for dimension in range(columns.shape[1]):
