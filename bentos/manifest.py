@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from bentos.safety import Safety
+
 SCHEMA_VERSION = 1
 
 Array = npt.NDArray[Any]
@@ -66,27 +68,9 @@ class Serve(msgspec.Struct, frozen=True):
     explore: bool = False
 
 
-class Safety(msgspec.Struct, frozen=True):
-    """The envelope no action leaves; the spec's `safety` section."""
-
-    action_bounds: tuple[float | list[float], float | list[float]] | None = None
-    safety_margin: float = 0.0
-    rate_limit: float | list[float] | None = None
-    acceleration_limit: dict[str, Any] | None = None
-    constraints: list[dict[str, Any]] = []
-    action_mask: Any = None
-    observation_range: tuple[float, float] | None = None
-
-
-def unsupported(serve: Serve, safety: Safety) -> list[str]:
-    """Fields that ask for what this gateway does not enforce yet: such a policy is refused, never served without."""
-    asked = {
-        "safety.acceleration_limit": safety.acceleration_limit,
-        "safety.constraints": safety.constraints,
-        "safety.action_mask": safety.action_mask,
-        "serve.explore": serve.explore,
-    }
-    return sorted(name for name, value in asked.items() if value)
+def unsupported(serve: Serve) -> list[str]:
+    """Fields that ask for what this gateway does not do yet: such a policy is refused, never served without."""
+    return ["serve.explore"] if serve.explore else []
 
 
 class Outcomes(msgspec.Struct, frozen=True):

@@ -42,9 +42,8 @@ class Masks:
 
         Best by `scores` [n, width] (or one logit a binary dimension), else the first.
         """
-        chosen = actions.reshape(len(actions), -1).astype(np.int64) - self._space.start
-        entries = self.starts + chosen
-        allowed = np.take_along_axis(masks, entries, axis=1)
+        chosen = self._chosen(actions)
+        allowed = np.take_along_axis(masks, self.starts + chosen, axis=1)
         if allowed.all():
             return actions
         ranked = self._ranked(scores, masks)
@@ -53,6 +52,22 @@ class Masks:
             best = ranked[:, start : start + self.widths[dimension]].argmax(axis=1)
             chosen[:, dimension] = np.where(allowed[:, dimension], chosen[:, dimension], best)
         return (chosen + self._space.start).reshape(actions.shape).astype(actions.dtype)
+
+    def allows(self, masks: Array, actions: Array) -> Array:
+        """Whether `masks` [n, width] allow the `actions` [n, ...]: bool [n]."""
+        allowed = np.take_along_axis(masks, self.starts + self._chosen(actions), axis=1)
+        return np.logical_and.reduce(allowed, axis=1)
+
+    def only(self, action: Array) -> Array:
+        """The mask [width] that allows one `action` and no other."""
+        mask = np.zeros(self.width, dtype=bool)
+        mask[self.starts + self._chosen(action[None])[0]] = True
+        return mask
+
+    def _chosen(self, actions: Array) -> Array:
+        """The place of each action in its dimension, int64 [n, dimensions]."""
+        chosen: Array = actions.reshape(len(actions), -1).astype(np.int64) - self._space.start
+        return chosen
 
     def _ranked(self, scores: Array | None, masks: Array) -> Array:
         found = np.zeros(masks.shape)

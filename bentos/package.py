@@ -25,7 +25,6 @@ from bentos.manifest import (
     Manifest,
     Outcomes,
     PackageError,
-    Safety,
     Serve,
     Space,
     Tensor,
@@ -33,6 +32,7 @@ from bentos.manifest import (
     encode_manifest,
     unsupported,
 )
+from bentos.safety import Safety
 
 __all__ = [
     "BASELINE",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bentos import package
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Packaging:
             name=spec.name,
             environment=spec.environment.model_dump(mode="json"),
             serve=package.Serve(**spec.serve.model_dump(mode="json")),
-            safety=package.Safety(**spec.safety.model_dump(mode="json")),
+            safety=msgspec.convert(spec.safety.model_dump(mode="json"), package.Safety),
             outcomes=package.Outcomes(
                 return_range=canary.return_range,
                 abandoned_return=low_end if canary.abandoned_return is None else canary.abandoned_return,

@@ -186,9 +186,8 @@ class Release:
 
 def _refuse_unsupported(spec: PolicySpec) -> None:
     """Say so before hours of training: the gateway would refuse the package."""
-    from bentos.package import Safety, Serve, unsupported
+    from bentos.package import Serve, unsupported
 
-    sections = spec.model_dump(mode="json")
-    wanted = unsupported(msgspec.convert(sections["serve"], Serve), msgspec.convert(sections["safety"], Safety))
+    wanted = unsupported(msgspec.convert(spec.serve.model_dump(mode="json"), Serve))
     if wanted:
         raise Misconfigured(f"the gateway does not enforce {', '.join(wanted)} yet: leave it out of {spec.name}'s spec")

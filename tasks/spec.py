@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import Misconfigured
+from tasks.safety import Range, Safety, ordered
+from tasks.section import Section
 
 PRE_DEPLOYMENT = (
     "exported",
@@ -52,29 +54,21 @@ ALGORITHMS = (
     "ppo_lstm",
 )
 
+CONTINUOUS_ONLY = ("sac", "td3", "ddpg", "tqc", "crossq")
+NEVER_CONTINUOUS = ("dqn", "qrdqn", "ppo_mask")
+
 Mode = Literal["enforce", "dry_run", "off"]
 Objective = Literal["non_inferiority", "superiority"]
-Range = tuple[float, float]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _ordered(value: Range | None) -> Range | None:
-    if value is not None and not value[0] < value[1]:
-        raise ValueError(f"the low end must be below the high end, came [{value[0]}, {value[1]}]")
-    return value
-
-
-class Environment(_Section):
+class Environment(Section):
     """The Gymnasium environment the policy acts in."""
 
     id: str = Field(description="Gymnasium id, such as CartPole-v1")
     kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of gymnasium.make")
 
 
-class Train(_Section):
+class Train(Section):
     """How a candidate is trained with Stable-Baselines3."""
 
     algorithm: Literal[ALGORITHMS] = Field(description="Algorithm, by its rl-zoo name")  # type: ignore[valid-type]
@@ -87,14 +81,14 @@ class Train(_Section):
     hyperparameters: dict[str, Any] = Field(default={}, description="Constructor arguments, by their rl-zoo names")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """The offline gate: seeded episodes of the exported candidate's source policy."""
 
     episodes: int = Field(default=50, ge=2, le=10_000, description="Episodes, each with its own fixed seed")
     minimum_mean_return: float = Field(description="A candidate whose mean return is below is rejected")
 
 
-class Serve(_Section):
+class Serve(Section):
     """How the gateway serves the policy."""
 
     batch_size: int = Field(default=32, ge=1, le=65_536, description="Most rows per model call")
@@ -115,25 +109,7 @@ class Serve(_Section):
         return value
 
 
-class Safety(_Section):
-    """The envelope no action leaves."""
-
-    action_bounds: tuple[float | list[float], float | list[float]] | None = Field(
-        default=None, description="[low, high] for continuous actions; null takes the action space's own"
-    )
-    safety_margin: float = Field(default=0.0, ge=0, lt=0.5, description="Share of the span taken off at each end")
-    rate_limit: float | list[float] | None = Field(default=None, description="Most change of an action per step")
-    acceleration_limit: dict[str, Any] | None = Field(
-        default=None, description="{state_index, dt, maximum}: limits the change of a velocity in the state"
-    )
-    constraints: list[dict[str, Any]] = Field(default=[], description="Linear state-dependent constraints")
-    action_mask: Any = Field(default=None, description="Rules that forbid discrete actions")
-    observation_range: Range | None = Field(default=(-10, 10), description="Outside it an observation raises an alert")
-
-    _check_range = field_validator("observation_range")(_ordered)
-
-
-class Canary(_Section):
+class Canary(Section):
     """The A/B test that every candidate passes through."""
 
     steps: list[Annotated[float, Field(gt=0, le=0.5)]] = Field(
@@ -159,7 +135,7 @@ class Canary(_Section):
     max_units_per_arm: int = Field(default=2000, ge=2, le=1_000_000, description="Budget; then the end is inconclusive")
     max_hours: float = Field(default=24, gt=0, le=24 * 90, description="Budget in hours; then the end is inconclusive")
 
-    _check_range = field_validator("return_range", "return_clip")(_ordered)
+    _check_range = field_validator("return_range", "return_clip")(ordered)
 
     @field_validator("steps")
     @classmethod
@@ -183,7 +159,7 @@ class Canary(_Section):
         return self.return_range or self.return_clip
 
 
-class Monitor(_Section):
+class Monitor(Section):
     """What is watched once the policy is champion."""
 
     schedule: str = Field(default="*/10 * * * *", description="Cron of monitor_<policy>")
@@ -198,21 +174,21 @@ class Monitor(_Section):
     on_breach: Literal["alert", "roll_back"] = Field(default="alert", description="What a breach does")
 
 
-class Alerts(_Section):
+class Alerts(Section):
     """Thresholds and receivers of alerts."""
 
     max_latency_ms: float = Field(default=100, gt=0, description="p99 latency that raises HIGH_LATENCY, ms")
     notify: list[str] = Field(default=[], description="Webhook URLs that receive alerts")
 
 
-class Retrain(_Section):
+class Retrain(Section):
     """When a release starts by itself."""
 
     schedule: str | None = Field(default=None, description="Cron of release_<policy>; null: by hand only")
     on_drift: bool = Field(default=False, description="Release when drift was found")
 
 
-class Learn(_Section):
+class Learn(Section):
     """Online learning from logged transitions."""
 
     buffer_size: int = Field(default=10_000, ge=1)
@@ -220,13 +196,13 @@ class Learn(_Section):
     schedule: str | None = None
 
 
-class Approval(_Section):
+class Approval(Section):
     """A person's approval before the canary."""
 
     timeout_hours: float = Field(default=24, gt=0, le=24 * 30, description="Then the release is rejected")
 
 
-class PolicySpec(_Section):
+class PolicySpec(Section):
     """One policy: its environment, how it is trained, served, kept safe, tried out, watched and retrained."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Lower-case name; the file is <name>.yaml")
@@ -250,6 +226,22 @@ class PolicySpec(_Section):
         if unknown:
             raise ValueError(f"unknown checks {unknown}; known: {[*PRE_DEPLOYMENT, *POST_DEPLOYMENT]}")
         return value
+
+    @model_validator(mode="after")
+    def _limits_fit_the_algorithm(self) -> PolicySpec:
+        """What is asked of the actions must be possible for the actions that the algorithm can have."""
+        algorithm = self.train.algorithm
+        if algorithm in NEVER_CONTINUOUS and self.safety.continuous:
+            raise ValueError(
+                f"safety.{self.safety.continuous[0]} is for continuous actions, which {algorithm} never has; "
+                "use safety.action_mask"
+            )
+        if algorithm in CONTINUOUS_ONLY and self.safety.action_mask:
+            raise ValueError(
+                f"safety.action_mask forbids actions of a discrete space; those of {algorithm} are always continuous: "
+                "use safety.action_bounds or safety.constraints"
+            )
+        return self
 
     def mode(self, check: str) -> Mode:
         """How a check gates: `enforce` unless the spec says otherwise."""
@@ -341,7 +333,7 @@ def load_all(directory: Path | None = None) -> tuple[list[PolicySpec], list[Prob
     return specs, problems
 
 
-class Params(_Section):
+class Params(Section):
     """What a person may change for one release, in the trigger form; null keeps the spec's value."""
 
     source: Literal["train", "zip"] = "train"
@@ -354,7 +346,7 @@ class Params(_Section):
     max_units_per_arm: int | None = None
     max_hours: float | None = None
     approval: bool | None = None
-    dry_run_checks: list[str] = []
+    dry_run_checks: list[str] = Field(default=[])
     simulate_users: int = 0
     """Concurrent simulated users that play the environment through the gateway during the canary; 0: none."""
 

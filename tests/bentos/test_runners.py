@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bentos.breaker import Breaker
+from bentos.envelope.bounds import bounds
 from bentos.episodes import Episode, Signer, State, user_hash
 from bentos.overrides import Active, Overrides
 from bentos.package import PackageError, Safety, Serve, Space, Tensor, load
@@ -22,7 +23,7 @@ from bentos.routes import Route
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.batch import Batch
-from bentos.runners.constrain import Constrain, envelope
+from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
 from bentos.runners.infer import Infer
 from bentos.runners.validate import Validate
@@ -87,10 +88,10 @@ def test_actions_are_held_to_the_bounds_less_the_margin() -> None:
 
 
 def test_the_specs_bounds_narrow_the_spaces_and_never_widen_them() -> None:
-    low, high = envelope(BOX, Safety(action_bounds=(-1.0, 9.0)))
+    low, high = bounds(BOX, Safety(action_bounds=(-1.0, 9.0)))
     assert (low.tolist(), high.tolist()) == ([-1.0], [2.0])
     with pytest.raises(PackageError, match="leave no action"):
-        envelope(BOX, Safety(action_bounds=(3.0, 4.0)))
+        bounds(BOX, Safety(action_bounds=(3.0, 4.0)))
 
 
 def test_the_mask_takes_the_best_allowed_action_by_the_policys_own_scores() -> None:

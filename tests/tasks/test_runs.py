@@ -52,8 +52,8 @@ def test_parameters_that_do_not_fit_name_the_field_and_begin_nothing(
 def test_a_spec_that_asks_for_what_no_gateway_enforces_is_refused_before_training(
     mlflow_server: str, make_policy: Callable[..., str]
 ) -> None:
-    policy = make_policy(safety={"acceleration_limit": {"state_index": 1, "dt": 0.1, "maximum": 1.0}})
-    with pytest.raises(Misconfigured, match=r"does not enforce safety\.acceleration_limit"):
+    policy = make_policy(serve={"fallback": {"constant": 0}, "explore": True})
+    with pytest.raises(Misconfigured, match=r"does not enforce serve\.explore"):
         Release.open(policy, "run", Params())
 
 

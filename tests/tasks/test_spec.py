@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
+from bentos import package
+from bentos.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
+from tasks import safety as spec_safety
 from tasks.errors import Misconfigured
+from tasks.packaging import Packaging
 from tasks.spec import (
     ALGORITHMS,
     POST_DEPLOYMENT,
@@ -82,6 +87,43 @@ def test_a_minimal_spec_takes_the_defaults_of_the_contract() -> None:
         ({"canary": {"abandoned_return": 501}}, "canary", "outside"),
         ({"safety": {"safety_margin": 0.5}}, "safety.safety_margin", "less than 0.5"),
         ({"safety": {"observation_range": [1, -1]}}, "safety.observation_range", "low end"),
+        ({"safety": {"rate_limit": -1}}, "safety.rate_limit.number", "greater than or equal to 0"),
+        ({"safety": {"acceleration_limit": {"maximum": 1}}}, "safety.acceleration_limit", "dt and state_index"),
+        (
+            {"safety": {"acceleration_limit": {"maximum": 1, "dt": 0, "state_index": 1}}},
+            "safety.acceleration_limit.dt",
+            "greater than 0",
+        ),
+        ({"safety": {"constraints": [{"action": [0, 0], "bound": 1}]}}, "safety.constraints.0.action", "not 0"),
+        ({"safety": {"constraints": [{"action": [1]}]}}, "safety.constraints.0.bound", "required"),
+        (
+            {"safety": {"constraints": [{"action": [1], "bound": 1}, {"action": [1, 2], "bound": 1}]}},
+            "safety.constraints",
+            "as many action coefficients",
+        ),
+        (
+            {"safety": {"action_mask": [{"when": {"index": 0}, "forbid": [1]}]}},
+            "safety.action_mask.0.when.mapping",
+            "above, below and equals",
+        ),
+        (
+            {"safety": {"rate_limit": 1, "action_mask": [{"when": {"index": 0, "above": 1}, "forbid": [1]}]}},
+            "safety",
+            "action_mask is for actions that are not continuous, rate_limit for",
+        ),
+        (
+            {"train": {"algorithm": "dqn"}, "safety": {"constraints": [{"action": [1], "bound": 1}]}},
+            "(the whole file)",
+            "continuous actions, which dqn never has",
+        ),
+        (
+            {
+                "train": {"algorithm": "sac"},
+                "safety": {"action_mask": [{"when": {"index": 0, "above": 1}, "forbid": [1]}]},
+            },
+            "(the whole file)",
+            "those of sac are always continuous",
+        ),
         ({"checks": {"exportd": "off"}}, "checks", "exportd"),
         ({"checks": {"exported": "maybe"}}, "checks.exported", "maybe"),
     ],
@@ -190,3 +232,58 @@ class TestParams:
     def test_an_unknown_check_in_dry_run_is_an_error(self) -> None:
         with pytest.raises(SpecError, match="speed"):
             effective(self.SPEC, Params(dry_run_checks=["speed"]))
+
+
+class TestSafety:
+    """What the safety section asks for reaches the manifest as it was meant, whichever way it was written."""
+
+    @staticmethod
+    def packaged(safety: dict[str, Any]) -> package.Safety:
+        spec = PolicySpec.model_validate(changed(safety=safety))
+        assert PolicySpec.model_validate_json(spec.model_dump_json()) == spec
+        assert effective(spec, Params()) == spec
+        written = msgspec.json.encode(Packaging.of(spec).safety)
+        return msgspec.json.decode(written, type=package.Safety)
+
+    def test_limits_of_continuous_actions(self) -> None:
+        text = """
+        acceleration_limit: {state_index: [null, 2], dt: 0.1, maximum: 3}
+        constraints:
+        - {action: [1, 1], observation: {2: 0.5}, bound: 3}
+        - {action: [1, -1], observation: [0, 0, 1], bound: 2}
+        - {action: [1, 0], observation: {arm: {1: 2}, base: [1, 2], load: 4}, bound: 1}
+        """
+        safety = self.packaged(yaml.safe_load(text))
+        assert safety.acceleration_limit == AccelerationLimit(maximum=3.0, dt=0.1, state_index=[None, 2])
+        assert [one.observation for one in safety.constraints] == [
+            {"2": 0.5},
+            [0.0, 0.0, 1.0],
+            {"arm": {"1": 2.0}, "base": [1.0, 2.0], "load": 4.0},
+        ]
+        dictionary = {"state_index": {"key": "base", "index": 0}, "maximum": [1, 2], "dt": 1}
+        assert self.packaged({"acceleration_limit": dictionary}).acceleration_limit == AccelerationLimit(
+            maximum=[1.0, 2.0], dt=1.0, state_index=StateIndex("base", 0)
+        )
+
+    def test_rules_that_forbid(self) -> None:
+        text = """
+        action_mask:
+        - {when: {index: 0, above: 2.0}, forbid: [1]}
+        - {when: [{index: 0, below: 0}, {key: gear, index: 1, equals: 3}], forbid: {1: [0, 2]}}
+        """
+        rules = self.packaged(yaml.safe_load(text)).action_mask
+        assert rules == [
+            MaskRule(Condition(0, above=2.0), [1]),
+            MaskRule([Condition(0, below=0.0), Condition(1, key="gear", equals=3.0)], {"1": [0, 2]}),
+        ]
+
+    def test_every_field_of_the_spec_is_one_of_the_manifest(self) -> None:
+        for section, struct in (
+            (spec_safety.Safety, package.Safety),
+            (spec_safety.AccelerationLimit, AccelerationLimit),
+            (spec_safety.Constraint, Constraint),
+            (spec_safety.Condition, Condition),
+            (spec_safety.MaskRule, MaskRule),
+            (spec_safety.StateIndex, StateIndex),
+        ):
+            assert set(section.model_fields) == set(struct.__struct_fields__)
