@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bentos.breaker import Breaker
+from bentos.envelope.bounds import bounds
 from bentos.manifest import Manifest
 from bentos.rows import FALLBACK, POLICY, Array, Decision, Rows
 from bentos.runners import Runner
-from bentos.runners.constrain import Constrain, envelope
+from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import DEADLINE, EXCEPTION, NON_FINITE, finite_rows
 from bentos.runners.infer import Infer
 from bentos.runners.remember import Remember
@@ -61,10 +62,10 @@ class Shadow:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"{manifest.name}-{version}-shadow")
         self._call = _Aside(infer, self._executor)
         inner: Runner = Remember(self._call, manifest, version) if Remember.needed(manifest) else self._call
-        self._constrained = Constrain(inner, manifest.action_space, manifest.safety)
+        self._constrained = Constrain.of(inner, manifest)
         self._memory = bool(infer.recurrent)
         self._labels = ActionLabels(manifest)
-        low, high = envelope(manifest.action_space, manifest.safety)
+        low, high = bounds(manifest.action_space, manifest.safety)
         span = high - low
         self._span = np.where(np.isfinite(span) & (span > 0), span, 1.0)
         self._discrete = manifest.action_space.type != "Box"

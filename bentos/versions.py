@@ -74,9 +74,7 @@ class Version:
             last=_last_resort(manifest),
         )
         override = Override(self.fallback, manifest.name, overrides)
-        self.constrain = Constrain(
-            override, manifest.action_space, manifest.safety, manifest.observation_space, _constant(manifest)
-        )
+        self.constrain = Constrain.of(override, manifest)
         self.drift = Drift(manifest)
         self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift)
         self.shadow = Shadow(name, self.infer, manifest, self.breaker, stats)
@@ -109,9 +107,8 @@ def _refuse_unsupported(manifest: Manifest) -> None:
 
 def _last_resort(manifest: Manifest) -> Runner | None:
     given = manifest.serve.fallback or {}
-    constant = _constant(manifest)
-    if constant is not None:
-        return Constant(constant)
+    if "constant" in given:
+        return Constant(as_action(given["constant"], manifest.action_space))
     if "package" in given:
         policy = load(Path(given["package"]))
         if not same_questions(policy.manifest, manifest):
@@ -119,11 +116,6 @@ def _last_resort(manifest: Manifest) -> Runner | None:
         infer = Infer(policy, _FALLBACK)
         return Remember(infer, policy.manifest, _FALLBACK) if Remember.needed(policy.manifest) else infer
     return None
-
-
-def _constant(manifest: Manifest) -> Array | None:
-    given = manifest.serve.fallback or {}
-    return as_action(given["constant"], manifest.action_space) if "constant" in given else None
 
 
 def same_questions(one: Manifest, other: Manifest) -> bool:

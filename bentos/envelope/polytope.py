@@ -122,7 +122,7 @@ class Polytope:
         """The problem around the box's point next to the target, in a unit in which its numbers are at most about 1.
 
         Returns that point, and from there in that unit: the target and each constraint's slack; and the unit. Entries
-        of a target more than a million times as large as any bound are drawn near: they would leave the others no digit.
+        of a target a million times as large as any bound, or more, are drawn near, or the others had no digit left.
         """
         slack = bound / self._lengths
         sizes = np.abs(np.concatenate([slack, low, high]))

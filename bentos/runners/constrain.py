@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from bentos.envelope.box import Box
 from bentos.envelope.choices import Choices
-from bentos.package import PackageError, Safety, Space
+from bentos.package import Manifest, PackageError, Safety, Space
 from bentos.rows import Array, Decision, Rows
 from bentos.runners import Runner
 
@@ -35,6 +36,13 @@ class Constrain:
             raise PackageError("safety.action_mask: Box actions cannot be masked; use bounds or constraints")
         self._box = Box(space, safety, observations, fallback) if space.type == "Box" else None
         self._choices = None if space.type == "Box" else Choices(space, safety, observations, fallback)
+
+    @classmethod
+    def of(cls, following: Runner, manifest: Manifest) -> Constrain:
+        """The envelope of a package. Raises PackageError where its limits do not fit its spaces."""
+        constant = (manifest.serve.fallback or {}).get("constant")
+        fallback = None if constant is None else np.asarray(constant, dtype=manifest.action_space.dtype)
+        return cls(following, manifest.action_space, manifest.safety, manifest.observation_space, fallback)
 
     async def decide(self, rows: Rows) -> Decision:
         """The inner action, moved into the envelope where it was outside."""

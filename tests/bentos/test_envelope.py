@@ -134,9 +134,7 @@ def test_of_limits_that_contradict_each_other_the_earlier_holds() -> None:
     rows = seen([1.0, 0, 0])
     rows.states = [State("p", "", 1, [0.0, -9.0])]
     decision = held([[1.0, 1.0]], safety, rows)
-    assert decision.action[0] == pytest.approx([0.9, 0.9]), (
-        "within reach of 1, nearest to the last action"
-    )
+    assert decision.action[0] == pytest.approx([0.9, 0.9]), "within reach of 1, nearest to the last action"
     assert decision.adjusted == [["rate_limit", "infeasible"]]
 
 
