@@ -75,6 +75,11 @@ class Signer:
         self._key = key.encode()
         self._seen: dict[str, Episode] = {}
 
+    def nonce(self, policy: str, generation: str, key: str, place: int) -> str:
+        """The episode key of a client's request key: always the same, and no client can tell it beforehand."""
+        message = msgspec.json.encode([policy, generation, key, place])
+        return hmac.digest(self._key, b"n1." + message, "sha256")[:16].hex()
+
     def episode_id(self, episode: Episode) -> str:
         """The id of an episode: URL-safe text, around 150 characters."""
         return self._sign("e1", msgspec.json.encode(episode))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 from bentos import logs
+from bentos.assignment import Canary
 from bentos.core import Core
 from bentos.episodes import Episode, new_nonce, user_hash
 from bentos.problems import Problem
@@ -35,7 +36,7 @@ class Reports:
             check_user(user)
         route = self._core.known(policy)
         now = time.time()
-        nonces = [new_nonce() for _ in users]
+        nonces = self._nonces(policy, request.idempotency_key, route.experiment, len(users))
         seats = [route.seat_of_unit(nonce if user is None else user) for user, nonce in zip(users, nonces, strict=True)]
         rows = [
             {
@@ -55,6 +56,8 @@ class Reports:
                 await self._core.writer.start_episodes(rows)
             except StoreDown as error:
                 logs.warning("episodes outside the experiment", policy=policy, count=len(rows), detail=str(error))
+                # with other nonces: what failed may be stored all the same
+                nonces = [new_nonce() if seat.generation else one for one, seat in zip(nonces, seats, strict=True)]
                 seats = [route.outside if seat.generation else seat for seat in seats]
         started = []
         for user, nonce, seat in zip(users, nonces, seats, strict=True):
@@ -62,6 +65,16 @@ class Reports:
             episode = Episode(policy, seat.version, seat.arm, seat.generation, nonce, hashed, now)
             started.append(Started(self._core.signer.episode_id(episode), seat.version or None, seat.arm))
         return started
+
+    def _nonces(self, policy: str, key: str | None, experiment: Canary | None, size: int) -> list[str]:
+        """The episodes' nonces: with a key the same for the same canary, so that the rows a lost try left are its own.
+
+        Another canary makes others of them: its episodes must not meet rows of the last.
+        """
+        if key is None:
+            return [new_nonce() for _ in range(size)]
+        generation = experiment.generation if experiment else ""
+        return [self._core.signer.nonce(policy, generation, key, place) for place in range(size)]
 
     async def outcomes(self, policy: str, given: list[Outcome]) -> dict[str, int]:
         """Store outcomes, once per episode however often they are sent. Raises Problem: 422, 403, 503."""

@@ -6,10 +6,12 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from bentos import shadow, stats, store
 from bentos.core import Core
+from bentos.manifest import Space
 from bentos.routes import Route
 
 _FRESH_SECONDS = 1.0
@@ -44,6 +46,8 @@ class Views:
         return {
             "policy": route.policy,
             "environment": route.manifest.environment.get("id") if route.manifest else None,
+            "observation_space": _outline(route.manifest.observation_space) if route.manifest else None,
+            "action_space": _outline(route.manifest.action_space) if route.manifest else None,
             "champion": route.champion.name if route.champion else None,
             "previous": route.previous,
             "canary": {**canary.document(), "withdrawn": canary.version in route.withdrawn} if canary else None,
@@ -76,6 +80,13 @@ class Views:
         columns = (table.c.policy, table.c.generation, table.c.version, table.c.arm, table.c.worker, table.c.stats)
         with store.connect(self._url).connect() as connection:
             return list(connection.execute(sa.select(*columns)))
+
+
+def _outline(space: Space) -> dict[str, Any]:
+    """A space without its bounds, of which an image has thousands."""
+    parts = {key: _outline(part) for key, part in (space.spaces or {}).items()}
+    outline: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(space, low=None, high=None, spaces=None))
+    return {**outline, "spaces": parts} if parts else outline
 
 
 def _arms(route: Route, cells: list[Cell]) -> dict[str, Any]:

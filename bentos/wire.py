@@ -52,10 +52,15 @@ class ManyActResponse(Struct, gc=False):
 
 
 class EpisodesRequest(Struct, forbid_unknown_fields=True):
-    """Start one episode, or one for each of `user_ids` (null: no user)."""
+    """Start one episode, or one for each of `user_ids` (null: no user).
+
+    Requests with the same `idempotency_key` (random text of the client's) start the same episodes: one that got no
+    answer can be sent again.
+    """
 
     user_id: str | None = None
     user_ids: list[str | None] | None = None
+    idempotency_key: Annotated[str, Meta(min_length=16, max_length=256)] | None = None
 
 
 class Started(Struct):

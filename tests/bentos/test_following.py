@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from bentos.client import GatewayClient, GatewayError
+from bentos.episodes import Signer
 from bentos.package import Outcomes, Serve
-from tests.bentos.gateway_process import GatewayProcess, MlflowProcess, wait_until
+from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
 from tests.bentos.policy_packages import box_graph, constant_graph, discrete_graph, write_package
 
 OBSERVATIONS = [[0.0, 0.0, 0.0, 0.0]]
@@ -154,6 +155,27 @@ def test_a_canary_splits_new_episodes_and_stores_their_starts(following: Gateway
         rows = stored.fetchall()
     expected = [(user, arm) for user, arm in zip(users, arms, strict=True) if arm != "champion"]
     assert rows == expected * 2
+
+
+def test_a_request_for_episodes_that_is_sent_again_starts_none_twice(following: GatewayProcess, policy: Policy) -> None:
+    first, second = policy.release(0, "promoted"), policy.release(1)
+    policy.champion(first)
+    loaded(following, policy, second)
+    policy.canary(first, second, 0.5)
+    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+
+    def start(key: str) -> list[tuple[str, str]]:
+        body = {"user_ids": [None, "ada", None, "bo", None], "idempotency_key": key}
+        url = f"{following.url}/v1/policies/{policy.name}/episodes"
+        episodes = httpx.post(url, json=body).raise_for_status().json()["episodes"]
+        return [(Signer(EPISODE_KEY).episode(one["episode_id"]).nonce, one["arm"]) for one in episodes]
+
+    once, other = start("a" * 32), start("b" * 32)
+    assert start("a" * 32) == once
+    assert not {nonce for nonce, _ in once} & {nonce for nonce, _ in other}
+    with sqlite3.connect(following.home / "airlock.db") as database:
+        query = "SELECT episode, arm FROM episodes WHERE policy = ? ORDER BY start_seq"
+        assert database.execute(query, (policy.name,)).fetchall() == once + other
 
 
 def test_with_the_store_down_episodes_are_plain_champion_traffic(following: GatewayProcess, policy: Policy) -> None:

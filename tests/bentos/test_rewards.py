@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -106,7 +107,8 @@ def test_the_gateway_takes_rewards_one_or_many_and_shows_the_episode_they_comple
     steps = [{**step, "step": 0, "next_observation": [0.1, 0, 0, 0]}, {**step, "step": 1, "truncated": True}]
     assert client.rewards("cartpole", steps) == {"accepted": 2, "duplicates": 0}
     assert client.rewards("cartpole", [*steps, {**step, "step": 2}]) == {"accepted": 1, "duplicates": 2}
-    bare = [client._call("POST", "/v1/policies/cartpole/rewards", body) for body in (steps, steps[0])]
+    url = f"{served.url}/v1/policies/cartpole/rewards"
+    bare = [httpx.post(url, json=body).json() for body in (steps, steps[0])]
     assert bare == [{"accepted": 0, "duplicates": 2}, {"accepted": 0, "duplicates": 1}]
     late = {"episode_id": episode["episode_id"], "return": 1.0, "length": 9}
     assert client.outcomes("cartpole", [late]) == {"accepted": 0, "duplicates": 1}
@@ -152,7 +154,6 @@ def test_too_many_and_endless_rewards_are_refused(served: GatewayProcess) -> Non
         served.client.rewards("cartpole", [one] * 4097)
     assert caught.value.status == 413
     endless = '{"episode_id":"%s","step":0,"reward":1e999,"terminated":false,"truncated":false}'
-    answer = served.client._http.post(
-        "/v1/policies/cartpole/rewards", content=endless % episode["episode_id"], timeout=10
-    )
+    url = f"{served.url}/v1/policies/cartpole/rewards"
+    answer = httpx.post(url, content=endless % episode["episode_id"], timeout=10)
     assert answer.status_code in (400, 422)

@@ -13,8 +13,11 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from sb3_contrib.common.maskable import evaluation as maskable
+from stable_baselines3.common import evaluation
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from bentos.client import GatewayError
+from bentos.client import GatewayError, RemotePolicy
 from bentos.core import Core
 from bentos.episodes import Signer
 from bentos.overrides import Overrides
@@ -199,6 +202,37 @@ def test_simulated_users_earn_through_the_gateway_what_sb3_earns(
         assert players[0].masked
         assert not game.tally.adjusted, "a maskable policy obeys by itself"
         assert sum(player.env.get_wrapper_attr("forbidden") for player in players) == 0
+
+
+def test_evaluate_policy_scores_the_remote_policy_as_the_original(
+    gateway: GatewayProcess, real_package: RealPackage, kind: str
+) -> None:
+    agent = real_package(kind).agent
+
+    class Original:
+        def predict(self, observation: Any, **about: Any) -> Any:
+            return agent.model.predict(agent.normalize(observation), **about)
+
+    evaluate = maskable.evaluate_policy if KINDS[kind].masked else evaluation.evaluate_policy
+
+    def score(policy: Any, watch: Callable[[Any], Any] = lambda env: env) -> Any:
+        env = DummyVecEnv([lambda: make(environment(kind))] * 3)
+        env.seed(11)
+        return evaluate(policy, watch(env), EPISODES, return_episode_rewards=True, warn=False)
+
+    ended = gateway.client.policy(kind)["statistics"]["episodes_completed"]
+    with RemotePolicy(gateway.url, kind) as remote:
+        returns, lengths = score(remote, remote.watch)
+    wanted_returns, wanted_lengths = score(Original())
+    assert returns == pytest.approx(wanted_returns, rel=1e-4)
+    assert lengths == wanted_lengths
+    assert remote.said is not None
+    assert set(remote.said.sources) == {"policy"}
+
+    def reported() -> bool:
+        return bool(gateway.client.policy(kind)["statistics"]["episodes_completed"] - ended >= EPISODES)
+
+    wait_until(reported, "the episodes that ended are counted")
 
 
 def test_the_smoke_test_compares_the_served_policy_with_package_and_rollout(
