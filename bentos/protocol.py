@@ -75,6 +75,7 @@ class SwiftProtocol(HttpToolsProtocol):
         self.headers = []
         self._exchange: Exchange | None = None
         self._head = 0
+        self._in_head = False
         self._began = 0.0
         self._idle_since = 0.0
         self._prefix = b""
@@ -92,9 +93,9 @@ class SwiftProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; refuse a head that does not end."""
         super().data_received(data)
-        if self._began:
+        if self._in_head:
             self._head += len(data)
-            if self._head > MAX_HEAD and self._exchange is None and self.parser is not None:
+            if self._head > MAX_HEAD and self.parser is not None:
                 self._give_up(Problem(431, "head_size", f"a request's head has at most {MAX_HEAD} bytes"))
 
     def on_message_begin(self) -> None:
@@ -103,6 +104,7 @@ class SwiftProtocol(HttpToolsProtocol):
         self.headers = []
         self._exchange = None
         self._head = 0
+        self._in_head = True
         self._began = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -111,6 +113,7 @@ class SwiftProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way that the request goes."""
+        self._in_head = False
         url = self.url
         method = self.parser.get_method()
         free = self.cycle is None or self.cycle.response_complete
@@ -131,7 +134,6 @@ class SwiftProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
             return
-        self._head = 0
         exchange.body.append(body)
         if len(exchange.body) > 1 and sum(map(len, exchange.body)) > MAX_BODY and not exchange.response_complete:
             self._give_up(too_large())
@@ -213,7 +215,7 @@ class SwiftProtocol(HttpToolsProtocol):
         exchange = self._exchange or Exchange("", self.url.decode("latin-1")[:200], b"", False)
         exchange.keep_alive = False
         self._exchange = exchange
-        self._began = 0.0
+        self._in_head, self._began = False, 0.0
         self._reply(exchange, self.door.refuse(problem, exchange.method, exchange.path))
 
     @classmethod

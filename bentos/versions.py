@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from bentos.runners.record import Record
 from bentos.runners.remember import Remember
 from bentos.shadow import Shadow
 from bentos.stats import ActionLabels, Stats
+from bentos.warmup import warm_up
 
-_INLINE_SECONDS = 0.0005
-_WARM_UP_RUNS = 5
 _FALLBACK = "fallback"
 """Who a fallback package's recurrent state belongs to."""
 
@@ -57,12 +55,14 @@ class Version:
         self.manifest = manifest
         self.breaker = Breaker(manifest.serve.max_errors, lambda reason: opened(self, reason))
         self.infer = Infer(policy, name)
+        pace = warm_up(self.infer, manifest)
         self.batch = Batch(
             self.infer,
             batch_size=manifest.serve.batch_size,
             deadline=manifest.serve.deadline_ms / 1000,
             max_wait=manifest.serve.max_wait_ms / 1000,
-            inline=_warm_up(self.infer, manifest) <= _INLINE_SECONDS and not manifest.serve.max_wait_ms,
+            inline_rows=0 if manifest.serve.max_wait_ms else pace.inline_rows,
+            in_flight=pace.in_flight,
             name=f"{manifest.name}-{name}",
         )
         self.fallback = Fallback(
@@ -140,30 +140,3 @@ def as_action(value: object, space: Space) -> Array:
     if count is not None and not ((given >= lowest) & (given < lowest + np.asarray(count))).all():
         raise PackageError(f"expected actions from {lowest}, below {lowest} + {count}, came {value!r}")
     return given.astype(space.dtype)
-
-
-def example_feeds(manifest: Manifest, size: int) -> dict[str, Array]:
-    """Feeds of `size` rows that fit the graph's inputs: zeros, with every action allowed."""
-    feeds: dict[str, Array] = {}
-    for tensor in manifest.inputs:
-        fill = 1 if tensor.name in ("action_mask", "episode_start") else 0
-        feeds[tensor.name] = np.full((size, *tensor.shape), fill, dtype=tensor.dtype)
-    return feeds
-
-
-def _warm_up(infer: Infer, manifest: Manifest) -> float:
-    """Run one row and a full batch a few times; the fastest full batch, in seconds. Raises PackageError."""
-    try:
-        infer.run(Rows(feeds=example_feeds(manifest, 1), size=1))
-        full = Rows(feeds=example_feeds(manifest, manifest.serve.batch_size), size=manifest.serve.batch_size)
-        seconds = []
-        for _ in range(_WARM_UP_RUNS):
-            started = time.perf_counter()
-            decision = infer.run(full)
-            seconds.append(time.perf_counter() - started)
-    except Exception as error:
-        raise PackageError(f"{manifest.name}: the graph does not run on its declared inputs: {error}") from error
-    expected = (full.size, *manifest.action_space.shape)
-    if decision.action.shape != expected:
-        raise PackageError(f"{manifest.name}: expected actions of shape {expected}, came {decision.action.shape}")
-    return min(seconds)

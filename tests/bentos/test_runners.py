@@ -29,6 +29,7 @@ from bentos.runners.infer import Infer
 from bentos.runners.validate import Validate
 from bentos.stats import Stats
 from bentos.versions import Version, same_questions
+from bentos.warmup import Pace, warm_up
 from bentos.wire import ActRequest
 from tests.bentos.policy_packages import BOX, DISCRETE, box_graph, constant_graph, discrete_graph, write_package
 
@@ -226,16 +227,41 @@ def test_concurrent_questions_share_calls_and_each_gets_its_own_answer() -> None
 
 
 def test_many_rows_in_one_question_are_cut_to_the_batch_size_and_joined_again() -> None:
-    for inline in (False, True):
+    for inline_rows in (0, 21):
         model = Slow(0.0)
-        model.decide = lambda rows, model=model: _soon(model.run(rows))  # type: ignore[method-assign]
-        (answer,) = batched(model, [observations(*range(21))], inline=inline)
+        (answer,) = batched(model, [observations(*range(21))], inline_rows=inline_rows)
         assert answer.action[:, 0].tolist() == [2.0 * number for number in range(21)]
         assert sorted(model.calls) == [5, 8, 8]
 
 
-async def _soon(decision: Decision) -> Decision:
-    return decision
+def test_clients_that_ask_again_at_once_go_on_sharing_calls() -> None:
+    model = Slow()
+
+    async def client(batch: Batch) -> None:
+        for _ in range(5):
+            await batch.decide(observations(1.0))
+
+    async def ask() -> None:
+        batch = Batch(model, batch_size=64, deadline=30.0, in_flight=1)
+        await asyncio.gather(*(client(batch) for _ in range(64)))
+        batch.close()
+
+    asyncio.run(ask())
+    assert model.calls == [64] * 5, "a call that begins with the first who asks again leaves the others to the next"
+
+
+def test_two_calls_at_a_time_only_where_that_pays(package: Path) -> None:
+    manifest = load(package).manifest
+    slow = Slow(0.01)
+    slow.run = lambda rows: Decision(  # type: ignore[method-assign]
+        np.zeros(rows.size, np.int64), np.ones(rows.size, bool), Slow.run(slow, rows).sources, ["1"] * rows.size
+    )
+    assert warm_up(slow, manifest) == Pace(inline_rows=0, in_flight=1), "its calls wait for each other"
+    side_by_side = Slow()
+    side_by_side.run = lambda rows: (  # type: ignore[method-assign]
+        time.sleep(0.02) or Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
+    )
+    assert warm_up(side_by_side, manifest) == Pace(inline_rows=0, in_flight=2)
 
 
 def test_a_question_past_its_deadline_is_given_up_and_dropped_from_the_queue() -> None:

@@ -1,0 +1,245 @@
+"""The swift protocol under a real uvicorn, spoken to through sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from bentos import protocol
+from bentos.app import App
+from bentos.door import MAX_BODY, Call, Door, Reply
+from bentos.guard import Guard
+from bentos.problems import Problem
+from bentos.protocol import MAX_HEAD, SwiftProtocol
+from tasks.stack.ports import free_port
+
+
+class Echo(Door):
+    """Says what it was asked; a body `wait` is answered once `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(Guard("t"))
+        self.calls: list[Call] = []
+        self.refusals: list[int] = []
+        self.go = threading.Event()
+        self.cancelled = threading.Event()
+
+    async def answer(self, call: Call) -> Reply:
+        self.calls.append(call)
+        if call.body == b"wait":
+            try:
+                while not self.go.is_set():
+                    await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if call.body == b"fail":
+            return Reply(422, b"{}", b"application/problem+json", [(b"retry-after", b"1")])
+        return Reply(200, b"%b %b %b" % (call.method.encode(), call.path.encode(), call.body), b"text/plain")
+
+    def refuse(self, problem: Problem, method: str, path: str) -> Reply:
+        self.refusals.append(problem.status)
+        return super().refuse(problem, method, path)
+
+
+async def _behind(scope: Any, receive: Any, send: Any) -> None:
+    """What stands behind the door: BentoML's place."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+    await send({"type": "http.response.body", "body": b"behind"})
+
+
+class _Worker:
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+
+async def _start() -> Any:
+    return _Worker()
+
+
+@pytest.fixture
+def door() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def port(door: Echo) -> Iterator[int]:
+    number = free_port()
+    config = uvicorn.Config(
+        App(_behind, door, _start),
+        port=number,
+        http=SwiftProtocol.to(door),
+        log_level="critical",
+        timeout_keep_alive=2,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        _eventually(lambda: server.started)
+        yield number
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def _eventually(condition: Callable[[], Any], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+def _request(body: bytes, path: str = "/v1/policies/p/act", method: str = "POST", *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def _talk(port: int, *pieces: bytes, answers: int = 1, pause: float = 0.0) -> list[tuple[int, bytes]]:
+    """Send the pieces on one connection, and read that many answers: status and body."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        file = connection.makefile("rb")
+        found = []
+        for _ in range(answers):
+            status = int(file.readline().split()[1])
+            length = 0
+            while (line := file.readline().strip()) != b"":
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            found.append((status, file.read(length)))
+        return found
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_requests_for_the_door_and_for_what_is_behind_it_share_a_connection(port: int, door: Echo) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for number in range(3):
+            answer = client.post(f"/v1/policies/p{number}/act?q=1", content=b"x", headers={"X-Some": "Thing"})
+            assert answer.text == f"POST /v1/policies/p{number}/act x"
+            assert answer.headers["content-type"] == "text/plain"
+            assert "date" in answer.headers
+            assert client.post("/elsewhere", content=b"x" * 1_000_000).text == "behind"
+        refused = client.post("/v1/policies/p/act", content=b"fail")
+    assert (refused.status_code, refused.headers["retry-after"]) == (422, "1")
+    assert door.calls[0].query == b"q=1"
+    assert (b"x-some", b"Thing") in door.calls[0].headers
+
+
+def test_a_request_in_single_bytes_and_one_in_chunks_are_read_whole(port: int) -> None:
+    whole = _request(b"slowly")
+    assert _talk(port, *(whole[at : at + 1] for at in range(len(whole)))) == [(200, b"POST /v1/policies/p/act slowly")]
+    head = b"POST /v1/policies/p/act HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert _talk(port, head, b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n") == [(200, b"POST /v1/policies/p/act abcde")]
+
+
+def test_pipelined_requests_are_answered_in_their_order(port: int, door: Echo) -> None:
+    bodies = [b"a", b"wait", b"b", b"c"]
+    threading.Timer(0.3, door.go.set).start()
+    answers = _talk(port, b"".join(_request(body) for body in bodies), answers=4)
+    assert [body.split()[-1] for _, body in answers] == bodies
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+def test_methods_without_a_body_of_their_own_go_uvicorns_way(port: int, method: str) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.request(method, "/v1/policies/p").status_code == 200
+        assert client.post("/v1/policies/p/act", content=b"after").text.endswith("after")
+
+
+def test_who_expects_to_be_told_to_go_on_is_told(port: int) -> None:
+    request = _request(b"now", "/v1/policies/p/act", "POST", "Expect: 100-continue")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request[:-3])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+        connection.sendall(request[-3:])
+        assert b"200 OK" in connection.recv(1000)
+
+
+@pytest.mark.parametrize("asked", [b" HTTP/1.0\r\n", b" HTTP/1.1\r\nConnection: close\r\n"])
+def test_a_connection_that_is_not_kept_is_closed_after_the_answer(port: int, asked: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/policies/p/act" + asked + b"Content-Length: 1\r\n\r\nx")
+        answer = connection.recv(1000)
+        assert b"connection: close" in answer
+        assert _is_closed(connection)
+
+
+def test_an_endless_head_and_an_endless_body_are_refused_and_cut_off(port: int, door: Echo) -> None:
+    for start, more, status in (
+        (b"POST /v1/policies/p/act HTTP/1.1\r\n", b"X-Y: " + b"z" * 1000 + b"\r\n", 431),
+        (
+            b"POST /v1/policies/p/act HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"10000\r\n%b\r\n" % (b"z" * 65536),
+            413,
+        ),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            sent = 0
+            try:
+                connection.sendall(start)
+                while sent < 4 * max(MAX_BODY, MAX_HEAD):
+                    connection.sendall(more)
+                    sent += len(more)
+            except OSError:
+                pass
+            assert sent < 2 * MAX_BODY, "the server read on and on"
+        _eventually(lambda status=status: status in door.refusals)
+    assert door.calls == []
+
+
+def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
+    silent = socket.create_connection(("127.0.0.1", port), timeout=20)
+    halfway = socket.create_connection(("127.0.0.1", port), timeout=20)
+    halfway.sendall(_request(b"never whole")[:-3])
+    kept = socket.create_connection(("127.0.0.1", port), timeout=20)
+    kept.sendall(_request(b"x"))
+    assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+    assert halfway.recv(1000).startswith(b"HTTP/1.1 408")
+    assert _is_closed(halfway)
+    assert _is_closed(silent)
+    assert _is_closed(kept)
+
+
+def test_an_answer_that_waits_is_given_up_when_its_client_goes(port: int, door: Echo) -> None:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection.sendall(_request(b"wait"))
+    _eventually(lambda: door.calls)
+    connection.close()
+    _eventually(door.cancelled.is_set)
+
+
+def test_nonsense_is_refused_and_hurts_nobody_else(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+    assert _talk(port, _request(b"fine"))[0][0] == 200
