@@ -16,19 +16,22 @@ from bentos import collection, faults, home, logs, overrides, single, store
 from bentos.core import Core
 from bentos.episodes import Signer
 from bentos.follower import Follower
+from bentos.journal import Journal
 from bentos.metrics import Metrics
 from bentos.overrides import Overrides
 from bentos.overriding import Overriding
 from bentos.registry import Registry
 from bentos.reports import Reports
+from bentos.retention import Retention
 from bentos.stats import Arm, Key
 from bentos.sweep import Sweep
 from bentos.versions import Version
 from bentos.views import Views
-from bentos.writer import StoreDown, Writer
+from bentos.writer import RowsRefused, StoreDown, Writer
 
 _SECOND = 1.0
 _SWEEP_SECONDS = 5.0
+_RETENTION_SECONDS = 60.0
 _START_TIMEOUT = 1.5
 
 
@@ -44,7 +47,13 @@ class Worker:
         directory = home.home() / "gateway"
         directory.mkdir(parents=True, exist_ok=True)
         url = home.database_url()
-        self.core = Core(Signer(home.secret("episode_key")), Writer(url), Overrides(directory / "overrides.json"))
+        journal = Journal()
+        self.core = Core(
+            Signer(home.secret("episode_key")),
+            Writer(url, journal.events),
+            Overrides(directory / "overrides.json"),
+            journal,
+        )
         self.core.on_breaker = self._breaker_opened
         self.reports = Reports(self.core)
         self.overriding = Overriding(self.core)
@@ -54,6 +63,7 @@ class Worker:
         self._follower: Follower | None = None
         self._metrics: Metrics | None = None
         self._sweep = Sweep()
+        self._retention = Retention()
         self._tasks: list[asyncio.Task[None]] = []
         self._events: set[asyncio.Task[None]] = set()
         self.ready = False
@@ -85,7 +95,9 @@ class Worker:
             self._loop("registry", self._follower.poll, poll_seconds())
         self._loop("database", self._read_database, _SECOND)
         self._loop("flush", self._flush, _SECOND)
+        self._loop("journal", self._write_journal, _SECOND)
         self._loop("sweep", self._sweep_all, _SWEEP_SECONDS)
+        self._loop("retention", self._retain, _RETENTION_SECONDS)
         collection.settle()
         self.ready = True
         logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
@@ -96,6 +108,7 @@ class Worker:
         for task in (*self._tasks, *self._events):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._events, return_exceptions=True)
+        await self._write_journal()
         await self._flush()
         if self._follower is not None:
             await self._follower.stop()
@@ -157,6 +170,7 @@ class Worker:
         changed = self.core.stats.take_changed()
         if self._metrics is not None:
             self._metrics.flush(changed)
+            self._metrics.lost(self.core.journal.log.lost, self.core.journal.events.lost)
             for route in list(self.core.routes.values()):
                 self._metrics.show(route)
                 await asyncio.sleep(0)  # requests come in between: a look at drift takes a millisecond a policy
@@ -169,6 +183,29 @@ class Worker:
         except StoreDown:
             for _, arm in changed:
                 arm.changed = True
+
+    async def _write_journal(self) -> None:
+        """Store events, and the decision log behind whatever else is to be written."""
+        journal, writer = self.core.journal, self.core.writer
+        try:
+            await writer.flush_events()
+            while len(journal.log):
+                try:
+                    await writer.call(journal.log.write, later=True)
+                except RowsRefused:
+                    journal.log.refused()
+                else:
+                    journal.log.written()
+        except StoreDown:
+            return
+
+    async def _retain(self) -> None:
+        """Delete what need not be kept, a batch at a time, behind whatever is to be written."""
+        try:
+            while await self.core.writer.call(self._retention.run, later=True):
+                await asyncio.sleep(0)
+        except StoreDown:
+            return
 
     def _note_breakers(self) -> None:
         for (policy, _, version, _), arm in self.core.stats.arms.items():

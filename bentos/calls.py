@@ -31,9 +31,13 @@ class Calls:
         """The document of one policy."""
         return (yield from self.send("GET", _path(policy)))
 
-    def start_episodes(self, policy: str, user_ids: Sequence[str | None]) -> Steps[list[dict[str, Any]]]:
+    def start_episodes(
+        self, policy: str, user_ids: Sequence[str | None], observations: Any = None
+    ) -> Steps[list[dict[str, Any]]]:
         """Start one episode a user. A key of its own makes the request one and the same however often it is sent."""
-        body = {"user_ids": list(user_ids), "idempotency_key": secrets.token_hex(16)}
+        body: dict[str, Any] = {"user_ids": list(user_ids), "idempotency_key": secrets.token_hex(16)}
+        if observations is not None:
+            body["observations"] = observations
         document: dict[str, Any] = yield from self.send("POST", _path(policy, "episodes"), body)
         started: list[dict[str, Any]] = document["episodes"]
         return started

@@ -63,9 +63,14 @@ class GatewayClient:
         """The document of one policy: what is routed where, and statistics."""
         return self._http.run(self._calls.policy(policy))
 
-    def start_episodes(self, policy: str, user_ids: Sequence[str | None]) -> list[dict[str, Any]]:
-        """Start one episode a user (None: no user): `episode_id`, `version` and `arm` of each."""
-        return self._http.run(self._calls.start_episodes(policy, user_ids))
+    def start_episodes(
+        self, policy: str, user_ids: Sequence[str | None], observations: Any = None
+    ) -> list[dict[str, Any]]:
+        """Start one episode a user (None: no user): `episode_id`, `version` and `arm` of each.
+
+        `observations`, what the episodes begin with, help a canary to its verdict where they are known already.
+        """
+        return self._http.run(self._calls.start_episodes(policy, user_ids, observations))
 
     def act(
         self,

@@ -13,6 +13,7 @@ from bentos import faults, logs
 from bentos.assignment import Canary
 from bentos.episodes import Signer
 from bentos.faults import Faults
+from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Policy
 from bentos.problems import Problem
@@ -42,12 +43,13 @@ def worker_id() -> str:
 class Core:
     """One worker's gateway. Everything runs on its event loop but model calls and the writer."""
 
-    def __init__(self, signer: Signer, writer: Writer, active: Overrides) -> None:
+    def __init__(self, signer: Signer, writer: Writer, active: Overrides, journal: Journal | None = None) -> None:
         self.worker = worker_id()
         self.signer = signer
         self.writer = writer
         self.overrides = active
         self.stats = Stats()
+        self.journal = Journal() if journal is None else journal
         self.faults = Faults()
         self.routes: dict[str, Route] = {}
         self._doors: dict[str, Validate] = {}
@@ -65,6 +67,7 @@ class Core:
             overrides=self.overrides,
             champion=lambda: self._champion(policy),
             opened=lambda broken, reason: self._breaker_opened(policy, broken, reason),
+            journal=self.journal,
         )
 
     def route(self, route: Route) -> None:

@@ -68,6 +68,10 @@ class Metrics:
         )
         self._breaker = gauge("rl_breaker_open", "1 while the breaker is open", _LABELS, multiprocess_mode="livemax")
         self._batch = histogram("rl_batch_size", "Rows per model call", _LABELS, buckets=_BATCH_BUCKETS)
+        self._log_lost = counter("rl_decision_log_lost", "Decisions of logged episodes that the log had no room for")
+        self._events_lost = counter(
+            "rl_episode_events_lost", "Events of episodes that were lost before they were stored"
+        )
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
         self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
@@ -94,6 +98,11 @@ class Metrics:
                 self._return.labels(*labels).observe(value)
             if returns:
                 self._reward.labels(*labels).set(returns[-1])
+
+    def lost(self, decisions: int, events: int) -> None:
+        """Bring to the counters what this worker's journal has lost so far."""
+        self._log_lost.inc(self._gain(("decisions lost",), decisions))
+        self._events_lost.inc(self._gain(("events lost",), events))
 
     def show(self, route: Route) -> None:
         """Bring the state of a policy's route to the gauges."""

@@ -10,11 +10,12 @@ from typing import TypeVar
 from bentos import logs
 from bentos.assignment import Canary
 from bentos.core import Core
+from bentos.decision_log import norm
 from bentos.episodes import Episode, new_nonce, user_hash
 from bentos.problems import Problem
 from bentos.rewards import Reported
 from bentos.routes import Route
-from bentos.rows import MAX_ROWS, packed
+from bentos.rows import MAX_ROWS, observed, packed
 from bentos.runners.validate import check_episode, check_user
 from bentos.wire import EpisodesRequest, Outcome, Reward, Started
 from bentos.writer import Row, RowsRefused, StoreDown
@@ -36,6 +37,7 @@ class Reports:
             check_user(user)
         route = self._core.known(policy)
         now = time.time()
+        covariates = self._covariates(policy, request, len(users))
         nonces = self._nonces(policy, request.idempotency_key, route.experiment, len(users))
         seats = [route.seat_of_unit(nonce if user is None else user) for user, nonce in zip(users, nonces, strict=True)]
         rows = [
@@ -47,8 +49,9 @@ class Reports:
                 "arm": seat.arm,
                 "version": seat.version,
                 "started_at": now,
+                "covariate": covariate,
             }
-            for user, nonce, seat in zip(users, nonces, seats, strict=True)
+            for user, nonce, seat, covariate in zip(users, nonces, seats, covariates, strict=True)
             if seat.generation
         ]
         if rows:
@@ -143,6 +146,19 @@ class Reports:
                 came=taken.outside[rows[at].row["episode"]],
             )
         return {"accepted": sum(taken.accepted), "duplicates": len(taken.accepted) - sum(taken.accepted)}
+
+    def _covariates(self, policy: str, request: EpisodesRequest, size: int) -> list[float | None]:
+        """The norm of each episode's first observation, where they were given. Raises Problem (422)."""
+        given = request.observations if request.user_ids is not None else [request.observation]
+        unused = request.observation if request.user_ids is not None else request.observations
+        if unused is not None or (given is not None and len(given) != size):
+            raise Problem(
+                422, "observation", "give `observation` with `user_id`, or as many `observations` as `user_ids`"
+            )
+        if given is None or given == [None]:
+            return [None] * size
+        parts = observed(self._core.observe(policy, given).feeds)
+        return [norm([part[row] for part in parts]) for row in range(size)]
 
     def _next_observations(self, policy: str, given: list[Reward]) -> dict[int, bytes]:
         """The observations that steps led to, as they are stored, by place. Raises Problem (422)."""

@@ -65,9 +65,14 @@ class Rows(msgspec.Struct, gc=False):
         )
 
 
+def observed(feeds: dict[str, Array]) -> list[Array]:
+    """The observation inputs among the feeds, in the order of the graph's."""
+    return [array for name, array in feeds.items() if name.partition(".")[0] == "observation"]
+
+
 def packed(feeds: dict[str, Array], row: int) -> bytes:
     """The observation of a row as it is stored: the bytes of the graph's observation inputs one after another."""
-    return b"".join(array[row].tobytes() for name, array in feeds.items() if name.partition(".")[0] == "observation")
+    return b"".join(array[row].tobytes() for array in observed(feeds))
 
 
 class Decision(msgspec.Struct, gc=False):

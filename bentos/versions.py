@@ -10,6 +10,7 @@ import numpy as np
 
 from bentos.breaker import Breaker
 from bentos.drift import Drift
+from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Manifest, PackageError, Policy, Space, load, unsupported
 from bentos.rows import Array, Decision, Rows
@@ -42,10 +43,12 @@ class Version:
         overrides: Overrides,
         champion: Callable[[], Version | None],
         opened: Callable[[Version, str], None],
+        journal: Journal | None = None,
     ) -> None:
         """Load what the chain needs and warm it up: takes a moment, call it off the event loop.
 
-        `champion` names the policy's champion at the time of a decision; `opened` hears of an opened breaker. Raises
+        `champion` names the policy's champion at the time of a decision; `opened` hears of an opened breaker; `journal`
+        keeps what is to be kept of decisions. Raises
         PackageError when the package asks for what this gateway cannot do: it must not be served with less.
         """
         manifest = policy.manifest
@@ -76,7 +79,8 @@ class Version:
         override = Override(self.fallback, manifest.name, overrides)
         self.constrain = Constrain.of(override, manifest)
         self.drift = Drift(manifest)
-        self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift)
+        page = None if journal is None else journal.page(manifest)
+        self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift, page)
         self.shadow = Shadow(name, self.infer, manifest, self.breaker, stats)
         self.stateful = manifest.safety.rate_limit is not None or bool(self.infer.recurrent)
 

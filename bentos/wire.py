@@ -56,11 +56,16 @@ class EpisodesRequest(Struct, forbid_unknown_fields=True):
 
     Requests with the same `idempotency_key` (random text of the client's) start the same episodes: one that got no
     answer can be sent again.
+
+    `observation` (or `observations`, one an episode) is what the episode begins with, where it is known already: what a
+    canary knows of an episode before its arm acts makes its verdict come sooner.
     """
 
     user_id: str | None = None
     user_ids: list[str | None] | None = None
     idempotency_key: Annotated[str, Meta(min_length=16, max_length=256)] | None = None
+    observation: Any = None
+    observations: list[Any] | None = None
 
 
 class Started(Struct):

@@ -11,29 +11,19 @@ from bentos.assignment import Canary, parse
 from tasks.analysis.guardrails import ArmStats
 from tasks.analysis.judge import Evidence
 from tasks.analysis.plan import CanaryPlan
-from tasks.analysis.units import Start, Units, analyse
+from tasks.analysis.units import Units, analyse
 from tasks.registry import Registry
+from tasks.stored_units import kept
 
 
 def units(plan: CanaryPlan) -> Units:
     """The canary's units as stored: first experiment episodes in order of start, with their outcomes."""
-    starts, outcomes = store.episodes, store.outcomes
-    first = (
-        sa.select(sa.func.min(starts.c.start_seq))
-        .where(starts.c.policy == plan.policy, starts.c.generation == plan.generation)
-        .group_by(starts.c.unit)
-    )
-    query = (
-        sa.select(starts.c.start_seq, starts.c.unit, starts.c.arm, outcomes.c.episode_return, outcomes.c.kind)
-        .join_from(starts, outcomes, outcomes.c.episode == starts.c.episode, isouter=True)
-        .where(starts.c.start_seq.in_(first))
-        .order_by(starts.c.start_seq)
-    )
     arms = ("challenger",) if plan.champion is None else ("control", "challenger")
-    with store.connect(home.database_url()).connect() as connection:
-        rows = connection.execute(query).all()
+    url = home.database_url()
+    with store.connect(url).connect() as connection:
+        starts = kept(url, plan.policy, plan.generation).read(connection)
     return analyse(
-        (Start(seq, unit, arm, value, kind == "abandoned") for seq, unit, arm, value, kind in rows if arm in arms),
+        (start for start in starts if start.arm in arms),
         abandoned_return=plan.abandoned_return,
         clip=plan.bounds if plan.clipped else None,
     )

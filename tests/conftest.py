@@ -1,10 +1,20 @@
-"""Every test runs in a home of its own: nothing of a developer's `.airlock` is read or written."""
+"""Every test runs in a home of its own: nothing of a developer's `.airlock` is read or written.
+
+Beside that, the databases that Airlock runs on.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import Cluster
 
 _HOME = tempfile.mkdtemp(prefix="airlock-tests-")
 os.environ["AIRLOCK_HOME"] = _HOME
@@ -16,3 +26,22 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for _name in ("AIRLOCK_DATABASE_URL", "MLFLOW_TRACKING_URI", "AIRLOCK_GATEWAY_URL", "AIRLOCK_POLICIES"):
     os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL cluster, up."""
+    from tests.servers.postgres import Cluster
+
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, on each engine that Airlock runs on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/airlock.db"
+    cluster: Cluster = request.getfixturevalue("postgres")
+    return cluster.database()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from bentos.drift import Drift
+from bentos.journal import Page
 from bentos.rows import POLICY, Decision, Rows
 from bentos.runners import Runner
 from bentos.stats import ActionLabels, Stats
@@ -16,19 +17,31 @@ class Record:
     A decision that the fallback made is counted for the version and arm that were assigned.
     """
 
-    def __init__(self, following: Runner, policy: str, labels: ActionLabels, stats: Stats, drift: Drift) -> None:
+    def __init__(
+        self,
+        following: Runner,
+        policy: str,
+        labels: ActionLabels,
+        stats: Stats,
+        drift: Drift,
+        page: Page | None = None,
+    ) -> None:
         self.following = following
         self._policy = policy
         self._labels = labels
         self._stats = stats
         self._drift = drift
+        self._page = page
 
     async def decide(self, rows: Rows) -> Decision:
         """The inner decision, counted."""
         started = time.perf_counter()
         decision = await self.following.decide(rows)
         arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
-        arm.decided(rows.size, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        arm.decided(rows.size, seconds)
+        if rows.episodes is not None and self._page is not None:
+            self._page.note(rows, decision, seconds)
         policy = decision.sources.count(POLICY)
         arm.count(arm.sources, POLICY, policy)
         if policy != rows.size:

@@ -1,15 +1,13 @@
-"""Fixtures: a served package, MLflow with a gateway that follows it, and Airlock's database of either kind."""
+"""Fixtures: a served package, and an MLflow server with a gateway that follows it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess
 from tests.bentos.policy_packages import write_package
-from tests.servers.postgres import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -36,20 +34,3 @@ def following(mlflow: MlflowProcess, tmp_path_factory: pytest.TempPathFactory) -
     gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), MLFLOW_TRACKING_URI=mlflow.url)
     yield gateway
     gateway.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL cluster, up."""
-    cluster = Cluster()
-    yield cluster
-    cluster.stop()
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, on each engine that Airlock runs on."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/airlock.db"
-    cluster: Cluster = request.getfixturevalue("postgres")
-    return cluster.database()
