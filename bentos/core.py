@@ -185,6 +185,8 @@ class Core:
         )
         if answer.states is not None:
             response.state = answer.states[0]
+        if decision.log_prob is not None:
+            response.log_prob = decision.log_prob.tolist()[0]
         return response
 
     def _many(self, answer: Answer) -> ManyActResponse:
@@ -200,4 +202,6 @@ class Core:
         )
         if answer.states is not None:
             response.states = answer.states
+        if decision.log_prob is not None:
+            response.log_probs = decision.log_prob.tolist()
         return response

@@ -13,6 +13,7 @@ from bentos.safety import Safety
 SCHEMA_VERSION = 1
 
 Array = npt.NDArray[Any]
+DistributionName = Literal["categorical", "bernoulli", "gaussian", "squashed_gaussian"]
 
 
 class PackageError(Exception):
@@ -68,11 +69,6 @@ class Serve(msgspec.Struct, frozen=True):
     explore: bool = False
 
 
-def unsupported(serve: Serve) -> list[str]:
-    """Fields that ask for what this gateway does not do yet: such a policy is refused, never served without."""
-    return ["serve.explore"] if serve.explore else []
-
-
 class Outcomes(msgspec.Struct, frozen=True):
     """What the gateway must know of outcomes: the allowed range of a return and how long an episode may run."""
 
@@ -106,6 +102,8 @@ class Manifest(msgspec.Struct, frozen=True):
     baselines: dict[str, Any]
     training: dict[str, Any]
     git_sha: str
+    distribution: DistributionName | None = None
+    """What stochastic actions are drawn from, by the graph's outputs; None where the policy has only one action."""
     served: dict[str, str] = {}
     """By variant, the file of the graph that is served: the variant's, cut to the outputs that serving asks for."""
 

@@ -30,7 +30,6 @@ from bentos.manifest import (
     Tensor,
     decode_manifest,
     encode_manifest,
-    unsupported,
 )
 from bentos.safety import Safety
 
@@ -55,7 +54,6 @@ __all__ = [
     "read_manifest",
     "session_options",
     "sha256",
-    "unsupported",
     "verify_file",
     "write_manifest",
 ]

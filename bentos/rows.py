@@ -82,7 +82,8 @@ class Decision(msgspec.Struct, gc=False):
     q-values where a mask needs them; `recurrent` is the graph's next state, and `memories` the same row by row, as
     `state` tokens carry it (None: nothing to remember); `versions` says who answered (None: a constant); `adjusted`
     lists reason codes a row, None when nothing was changed; `forced` marks rows that an override exempted from
-    `constrain`; `faults` counts faulty rows by kind.
+    `constrain`; `faults` counts faulty rows by kind. `log_prob` float64 [size] is there where actions were drawn: that
+    of the action as it was drawn, whatever the envelope made of it later; NaN where nobody drew it.
     """
 
     action: Array
@@ -95,6 +96,7 @@ class Decision(msgspec.Struct, gc=False):
     adjusted: list[list[str]] | None = None
     forced: Array | None = None
     faults: dict[str, int] | None = None
+    log_prob: Array | None = None
 
     def put(self, index: Array, other: Decision) -> None:
         """Replace the rows at `index` with `other`'s."""
@@ -102,6 +104,9 @@ class Decision(msgspec.Struct, gc=False):
         self.action[index] = other.action
         self.finite = np.array(self.finite)
         self.finite[index] = other.finite
+        if self.log_prob is not None or other.log_prob is not None:
+            self.log_prob = np.full(len(self.sources), np.nan) if self.log_prob is None else np.array(self.log_prob)
+            self.log_prob[index] = np.nan if other.log_prob is None else other.log_prob
         for place, row in enumerate(index.tolist()):
             self.sources[row] = other.sources[place]
             self.versions[row] = other.versions[place]

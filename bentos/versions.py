@@ -12,9 +12,9 @@ from bentos.breaker import Breaker
 from bentos.drift import Drift
 from bentos.journal import Journal
 from bentos.overrides import Overrides
-from bentos.package import Manifest, PackageError, Policy, Space, load, unsupported
+from bentos.package import Manifest, PackageError, Policy, Space, load
 from bentos.rows import Array, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Runner, explore
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
@@ -52,12 +52,12 @@ class Version:
         PackageError when the package asks for what this gateway cannot do: it must not be served with less.
         """
         manifest = policy.manifest
-        _refuse_unsupported(manifest)
         self.name = name
         self.package_sha256 = package_sha256
         self.manifest = manifest
         self.breaker = Breaker(manifest.serve.max_errors, lambda reason: opened(self, reason))
-        self.infer = Infer(policy, name)
+        self.explores = explore.wanted(manifest.serve.explore)
+        self.infer = explore.Explore(policy, name) if self.explores else Infer(policy, name)
         pace = warm_up(self.infer, manifest)
         self.batch = Batch(
             self.infer,
@@ -101,12 +101,6 @@ class Version:
 
 def _guard(version: Version | None) -> Fallback | None:
     return None if version is None else version.fallback
-
-
-def _refuse_unsupported(manifest: Manifest) -> None:
-    wanted = unsupported(manifest.serve)
-    if wanted:
-        raise PackageError(f"this gateway does not enforce {', '.join(wanted)}; it will not serve the policy without")
 
 
 def _last_resort(manifest: Manifest) -> Runner | None:

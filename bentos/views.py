@@ -51,6 +51,7 @@ class Views:
             "champion": route.champion.name if route.champion else None,
             "previous": route.previous,
             "canary": {**canary.document(), "withdrawn": canary.version in route.withdrawn} if canary else None,
+            "explore": route.provider is not None and route.provider.explores,
             "versions": route.shown,
             "statistics": stats.statistics(stats.total(cell[4] for cell in cells if cell[2] != stats.SHADOW)),
             "arms": _arms(route, cells),

@@ -28,7 +28,7 @@ class ActRequest(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ActResponse(Struct, gc=False):
-    """One decision."""
+    """One decision. `log_prob` is there where the policy explores; null for an action that was not drawn."""
 
     action: Any
     version: str | None
@@ -37,6 +37,7 @@ class ActResponse(Struct, gc=False):
     adjusted: list[str]
     decision_id: str
     state: str | UnsetType = UNSET
+    log_prob: float | UnsetType | None = UNSET
 
 
 class ManyActResponse(Struct, gc=False):
@@ -49,6 +50,7 @@ class ManyActResponse(Struct, gc=False):
     adjusted: list[list[str]]
     decision_ids: list[str]
     states: list[str] | UnsetType = UNSET
+    log_probs: list[float | None] | UnsetType = UNSET
 
 
 class EpisodesRequest(Struct, forbid_unknown_fields=True):

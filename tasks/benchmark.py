@@ -53,7 +53,7 @@ def alone() -> Iterator[None]:
 
 
 def measure_variants(
-    graphs: dict[str, Path], reference: Path, given: Inputs, served: int, scratch: Path
+    graphs: dict[str, Path], reference: Path, given: Inputs, served: int, scratch: Path, explore: bool = False
 ) -> dict[str, Any]:
     """Measurements of each graph as it is served (cut to what serving asks for), by variant, each in a fresh process.
 
@@ -63,10 +63,10 @@ def measure_variants(
     arrays: dict[str, Any] = {**spread(given, MEASURED_ROWS)}
     np.savez(sample, **arrays)
     batches = sorted({*BATCHES, served})
-    reference_served = write_served(reference, arrays, scratch)
+    reference_served = write_served(reference, arrays, scratch, explore)
     found: dict[str, Any] = {}
     for name, graph in graphs.items():
-        measured = reference_served if graph == reference else write_served(graph, arrays, scratch)
+        measured = reference_served if graph == reference else write_served(graph, arrays, scratch, explore)
         found[name] = measure_apart(measured, reference_served, sample, batches, served)
     return found
 
@@ -115,7 +115,8 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
             if name == "fp32" or written[name]["file"]
         }
         with alone():
-            found = measure_variants(graphs, reference, given, release.spec.serve.batch_size, scratch)
+            serve = release.spec.serve
+            found = measure_variants(graphs, reference, given, serve.batch_size, scratch, serve.explore)
     if family == "fp32":
         found["fp32"]["compared_with"] = release.get_json(ORIGINALS)
     release.put_json(artifact(family), found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from bentos.manifest import DistributionName
 from bentos.package import Space, Tensor
 from tasks import parity, runs
 from tasks.cases import cases
@@ -43,6 +44,7 @@ class Exported(msgspec.Struct, frozen=True):
     observation_space: Space
     action_space: Space
     parity: dict[str, Any]
+    distribution: DistributionName | None = None
 
 
 def write_formats(exporter: Exporter, directory: Path) -> None:
@@ -173,7 +175,8 @@ def prove_formats(
         proved_on,
     )
     outputs, opset = describe_outputs(directory / ONNX)
-    return Exported(exporter.inputs, outputs, opset, describe(exporter.observation_space), action_space, proof)
+    observation_space = describe(exporter.observation_space)
+    return Exported(exporter.inputs, outputs, opset, observation_space, action_space, proof, exporter.distribution)
 
 
 def export(release: runs.Release) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from bentos import home
 from tasks.errors import Misconfigured
 from tasks.spec import Params, PolicySpec, effective, load
@@ -60,14 +58,12 @@ class Release:
     def open(policy: str, dag_run_id: str, params: Params) -> Release:
         """Find the release of this DAG run, or begin it. The spec is frozen into the run at its beginning.
 
-        Raises SpecError when the spec or the parameters do not validate, and Misconfigured when the spec asks for what
-        the gateway would not enforce.
+        Raises SpecError when the spec or the parameters do not validate.
         """
         found = Release.find(policy, dag_run_id)
         if found:
             return found
         spec = effective(load(policy), params)
-        _refuse_unsupported(spec)
         with Tracking() as tracking:
             experiment_id = tracking.ensure_experiment(policy)
             tags = {TAG_DAG_RUN: dag_run_id, TAG_POLICY: policy, TAG_STAGE: "opened"}
@@ -182,12 +178,3 @@ class Release:
         """A temporary directory for one stage's files, gone afterwards."""
         with tempfile.TemporaryDirectory(prefix=f"airlock-{self.policy}-") as directory:
             yield Path(directory)
-
-
-def _refuse_unsupported(spec: PolicySpec) -> None:
-    """Say so before hours of training: the gateway would refuse the package."""
-    from bentos.package import Serve, unsupported
-
-    wanted = unsupported(msgspec.convert(spec.serve.model_dump(mode="json"), Serve))
-    if wanted:
-        raise Misconfigured(f"the gateway does not enforce {', '.join(wanted)} yet: leave it out of {spec.name}'s spec")

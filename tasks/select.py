@@ -18,6 +18,7 @@ from bentos import package
 from tasks import benchmark, benchmark_table, runs
 from tasks.baselines import baselines
 from tasks.errors import Rejected
+from tasks.exploring import explored
 from tasks.export import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.graph import decider
 from tasks.inputs import Array, Inputs, in_batches, size, spread
@@ -77,6 +78,7 @@ def assemble(
     kept: dict[str, Any] = spread({**given, "actions": actions}, rows)
     np.savez_compressed(directory / package.BASELINE, returns=returns, **kept)
     exported = evidence.exported
+    acted = explored(directory / ONNX, exported, given) if packaging.serve.explore else actions
     variants = {"fp32": ONNX} | {
         name: evidence.judged[name]["file"] for name in evidence.selection.accepted if name != "fp32"
     }
@@ -101,10 +103,11 @@ def assemble(
         benchmark=dict(evidence.measured),
         quantization=dict(evidence.judged),
         selection=asdict(evidence.selection),
-        baselines=baselines(exported.action_space, given, actions, returns),
+        baselines=baselines(exported.action_space, given, acted, returns),
         training=dict(evidence.training),
         git_sha=git_commit,
         served=served,
+        distribution=exported.distribution,
     )
     return package.write_manifest(directory, manifest)
 

@@ -80,7 +80,10 @@ class Server:
 
 
 def start(bento: Path, scratch: Path, environment: Mapping[str, str] | None = None) -> Server:
-    """Start serving the built Bento at `bento` and return at once; its state goes under `scratch`."""
+    """Start serving the built Bento at `bento` and return at once; its state goes under `scratch`.
+
+    A policy that explores answers with its deterministic action here, for what it says is compared with what is known.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     port = free_port()
     kept = {
@@ -92,6 +95,7 @@ def start(bento: Path, scratch: Path, environment: Mapping[str, str] | None = No
         "AIRLOCK_HOME": str(scratch / "home"),
         "BENTOML_HOME": str(scratch / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
+        "AIRLOCK_EXPLORE": "0",
         **(environment or {}),
     }
     command = [sys.executable, "-m", "bentoml", "serve", str(bento), "--host", "127.0.0.1", "--port", str(port)]

@@ -56,6 +56,8 @@ ALGORITHMS = (
 
 CONTINUOUS_ONLY = ("sac", "td3", "ddpg", "tqc", "crossq")
 NEVER_CONTINUOUS = ("dqn", "qrdqn", "ppo_mask")
+STOCHASTIC = ("ppo", "a2c", "sac", "trpo", "tqc", "crossq", "ppo_mask", "ppo_lstm")
+"""Algorithms whose policies are distributions."""
 
 Mode = Literal["enforce", "dry_run", "off"]
 Objective = Literal["non_inferiority", "superiority"]
@@ -240,6 +242,15 @@ class PolicySpec(Section):
             raise ValueError(
                 f"safety.action_mask forbids actions of a discrete space; those of {algorithm} are always continuous: "
                 "use safety.action_bounds or safety.constraints"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_explore(self) -> PolicySpec:
+        if self.serve.explore and self.train.algorithm not in STOCHASTIC:
+            raise ValueError(
+                f"serve.explore needs a policy that has a distribution to draw from, as {', '.join(STOCHASTIC)} have; "
+                f"{self.train.algorithm} has one action for an observation: set serve.explore to false"
             )
         return self
 

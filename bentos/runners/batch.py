@@ -214,12 +214,14 @@ def _slice(whole: Decision, start: int, stop: int) -> Decision:
         recurrent=None
         if whole.recurrent is None
         else {name: array[start:stop] for name, array in whole.recurrent.items()},
+        log_prob=None if whole.log_prob is None else whole.log_prob[start:stop],
     )
 
 
 def _join(pieces: list[Decision]) -> Decision:
     recurrent = [piece.recurrent for piece in pieces if piece.recurrent is not None]
     scores = [piece.scores for piece in pieces if piece.scores is not None]
+    log_prob = [piece.log_prob for piece in pieces if piece.log_prob is not None]
     return Decision(
         action=np.concatenate([piece.action for piece in pieces]),
         finite=np.concatenate([piece.finite for piece in pieces]),
@@ -229,4 +231,5 @@ def _join(pieces: list[Decision]) -> Decision:
         recurrent={name: np.concatenate([part[name] for part in recurrent]) for name in recurrent[0]}
         if recurrent
         else None,
+        log_prob=np.concatenate(log_prob) if log_prob else None,
     )

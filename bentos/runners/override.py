@@ -29,28 +29,46 @@ class Override:
 
     def _apply(self, rows: Rows, decision: Decision, active: list[Active]) -> None:
         now = time.time()
-        everyone = [one for one in active if one.until > now and not one.episode and not one.user]
-        by_user = {one.user: one for one in active if one.until > now and one.user}
-        by_episode = {one.episode: one for one in active if one.until > now and one.episode}
-        for row in range(rows.size):
-            episode = rows.episodes[row] if rows.episodes else None
-            user = (rows.users[row] if rows.users else "") or (episode.user if episode else "")
-            chosen = (
-                (by_episode.get(episode.nonce) if episode else None)
-                or (by_user.get(user) if user else None)
-                or (everyone[-1] if everyone else None)
-            )
-            if chosen is not None:
-                _replace(decision, row, chosen)
+        held = [one for one in active if one.until > now]
+        everyone = next((one for one in reversed(held) if not one.episode and not one.user), None)
+        by_user = {one.user: one for one in held if one.user}
+        by_episode = {one.episode: one for one in held if one.episode}
+        if (by_user or by_episode) and (rows.episodes or rows.users):
+            for chosen, places in _named(rows, by_user, by_episode, everyone):
+                _replace(decision, np.array(places), chosen)
+        elif everyone is not None:
+            _replace(decision, np.arange(rows.size), everyone)
 
 
-def _replace(decision: Decision, row: int, chosen: Active) -> None:
-    index: Array = np.array([row])
-    action: Array = np.asarray(chosen.action, dtype=decision.action.dtype).reshape(decision.action.shape[1:])
+def _named(
+    rows: Rows, by_user: dict[str, Active], by_episode: dict[str, Active], everyone: Active | None
+) -> list[tuple[Active, list[int]]]:
+    """Which rows each override replaces, where some are for single users or episodes."""
+    places: dict[int, tuple[Active, list[int]]] = {}
+    for row in range(rows.size):
+        episode = rows.episodes[row] if rows.episodes else None
+        user = (rows.users[row] if rows.users else "") or (episode.user if episode else "")
+        chosen = (
+            (by_episode.get(episode.nonce) if episode else None) or (by_user.get(user) if user else None) or everyone
+        )
+        if chosen is not None:
+            places.setdefault(chosen.id, (chosen, []))[1].append(row)
+    return list(places.values())
+
+
+def _replace(decision: Decision, index: Array, chosen: Active) -> None:
+    """Put the action in the place of those of the rows at `index` (int array)."""
+    size = len(decision.sources)
     decision.action = np.array(decision.action)
-    decision.action[row] = action
-    decision.sources[row] = OVERRIDE
+    decision.action[index] = np.asarray(chosen.action, dtype=decision.action.dtype)
+    if decision.log_prob is not None:
+        decision.log_prob = np.array(decision.log_prob)
+        decision.log_prob[index] = np.nan  # nobody drew it
+    if len(index) == size:
+        decision.sources = [OVERRIDE] * size
+    else:
+        for row in index.tolist():
+            decision.sources[row] = OVERRIDE
     if chosen.force:
-        if decision.forced is None:
-            decision.forced = np.zeros(len(decision.sources), dtype=bool)
+        decision.forced = np.zeros(size, dtype=bool) if decision.forced is None else decision.forced
         decision.forced[index] = True

@@ -49,6 +49,7 @@ class ActorCriticExporter(Exporter):
         self.require(tuple(self.heads))
         self.head = head_for(self.action_space, self.heads)
         self.output_names = (*self.head.names, "value")
+        self.distribution = "squashed_gaussian" if self.policy.squash_output else self.head.distribution
 
     def network(self) -> nn.Module:
         return ActorCriticNetwork(self.policy, self.head(self.policy))

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from bentos.manifest import DistributionName
 from bentos.package import Tensor as TensorDescription
 from tasks import inputs
 from tasks.cases import drawn
@@ -28,6 +29,8 @@ class Head(nn.Module):
     """
 
     names: tuple[str, ...] = ()
+    distribution: ClassVar[DistributionName]
+    """What its outputs are the parameters of."""
 
 
 class EnvironmentAction(nn.Module):
@@ -88,6 +91,8 @@ class Exporter(ABC):
     algorithms: ClassVar[tuple[str, ...]]
     output_names: tuple[str, ...]
     """Names of what `network` returns after the action, in order; the first is what the action is computed from."""
+    distribution: DistributionName | None = None
+    """What stochastic actions are drawn from, by these outputs; None where the policy only has the one."""
 
     def __init__(self, agent: Agent, raw_space: Space | None = None) -> None:
         self.agent = agent

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from bentos.manifest import DistributionName
 from tasks.exporters.base import EnvironmentAction, Head
 from tasks.exporters.gaussian import log_prob_of_mean, log_std_module
 from tasks.exporters.preprocess import Space, integer
@@ -22,6 +23,7 @@ class CategoricalHead(Head):
     """Discrete actions: the index of the largest logit among the allowed."""
 
     names = ("logits", "log_prob")
+    distribution: ClassVar[DistributionName] = "categorical"
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -38,6 +40,7 @@ class MultiCategoricalHead(Head):
     """MultiDiscrete actions, and maskable MultiBinary ones: one categorical a dimension, logits side by side."""
 
     names = ("logits", "log_prob")
+    distribution: ClassVar[DistributionName] = "categorical"
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class BernoulliHead(Head):
     """MultiBinary actions: each probability rounded (half to even, as torch does)."""
 
     names = ("logits", "log_prob")
+    distribution: ClassVar[DistributionName] = "bernoulli"
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -76,6 +80,7 @@ class GaussianHead(Head):
     """Continuous actions: the mean, clipped to the bounds; squashed and unscaled under gSDE with squash_output."""
 
     names = ("mean", "log_std", "log_prob")
+    distribution: ClassVar[DistributionName] = "gaussian"
 
     def __init__(self, policy: Any) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from bentos.manifest import DistributionName
 from tasks.exporters.base import EnvironmentAction, Exporter
 from tasks.exporters.gaussian import NetworkLogStd, StateDependentLogStd, log_prob_of_mean
 from tasks.exporters.preprocess import Observation
@@ -43,6 +44,7 @@ class SquashedGaussianExporter(Exporter):
 
     algorithms = ("sac", "tqc", "crossq")
     output_names = ("mean", "log_std", "log_prob")
+    distribution: DistributionName | None = "squashed_gaussian"
 
     def network(self) -> nn.Module:
         self.require((spaces.Box,))

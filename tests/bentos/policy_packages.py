@@ -139,6 +139,7 @@ def write_package(
         training={},
         git_sha="0" * 40,
         served={} if served is None else {"fp32": "policy.served.onnx"},
+        distribution="categorical" if action_space.type == "Discrete" else None,
     )
     return write_manifest(directory, manifest)
 

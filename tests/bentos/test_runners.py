@@ -437,7 +437,7 @@ def test_a_nan_from_the_graph_never_leaves(tmp_path: Path) -> None:
     [
         ({"safety": Safety(constraints=[{"a": 1}])}, "safety.constraints"),
         ({"safety": Safety(acceleration_limit={"dt": 1})}, "acceleration_limit"),
-        ({"serve": Serve(explore=True)}, "explore"),
+        ({"serve": Serve(explore=True), "action_space": BOX}, "no distribution"),
         ({"serve": Serve(fallback={"constant": [0, 1]})}, "shape"),
         ({"serve": Serve(fallback={"constant": 0.5})}, "whole numbers"),
         ({"serve": Serve(fallback={"package": "/nowhere"})}, "cannot be read"),

@@ -157,7 +157,12 @@ def real(kind: str, directory: Path, episodes: int = 20) -> Real:
     rollout = play(environment(kind), original.decide, range(episodes), exporter.inputs)
     spaces_ = describe(chosen.observation_space), describe(chosen.action_space)
     exported = Exported(
-        exporter.inputs, outputs, opset, *spaces_, {"equal": True, "observations": len(rollout.actions)}
+        exporter.inputs,
+        outputs,
+        opset,
+        *spaces_,
+        {"equal": True, "observations": len(rollout.actions)},
+        exporter.distribution,
     )
     row = {"batch": {str(n): {"p50_us": 9.0, "p99_us": 20.0, "rows_per_second": 1e5} for n in (1, 32)}}
     measured = {"fp32": row | {"relative_cost": 1.0, "size_bytes": 900, "rss_mb": 60.0, "peak_rss_mb": 70.0}}

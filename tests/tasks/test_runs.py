@@ -49,14 +49,6 @@ def test_parameters_that_do_not_fit_name_the_field_and_begin_nothing(
     assert client().get_experiment_by_name(policy) is None
 
 
-def test_a_spec_that_asks_for_what_no_gateway_enforces_is_refused_before_training(
-    mlflow_server: str, make_policy: Callable[..., str]
-) -> None:
-    policy = make_policy(serve={"fallback": {"constant": 0}, "explore": True})
-    with pytest.raises(Misconfigured, match=r"does not enforce serve\.explore"):
-        Release.open(policy, "run", Params())
-
-
 def test_artifacts_come_back_as_they_were_put(
     mlflow_server: str, make_policy: Callable[..., str], tmp_path: Path
 ) -> None:

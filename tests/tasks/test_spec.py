@@ -76,6 +76,7 @@ def test_a_minimal_spec_takes_the_defaults_of_the_contract() -> None:
         ({"evaluate": {"episodes": 1}}, "evaluate.episodes", "greater than or equal to 2"),
         ({"serve": {"deadline_ms": "soon"}}, "serve.deadline_ms", "soon"),
         ({"serve": {"fallback": {}}}, "serve.fallback", "exactly one"),
+        ({"train": {"algorithm": "td3"}, "serve": {"explore": True}}, "(the whole file)", "set serve.explore to false"),
         ({"serve": {"fallback": {"constant": 0, "package": "x"}}}, "serve.fallback", "exactly one"),
         ({"canary": {"steps": [0.5, 0.5]}}, "canary.steps", "grow"),
         ({"canary": {"steps": [0.6]}}, "canary.steps.0", "less than or equal to 0.5"),
