@@ -173,6 +173,7 @@ class Worker:
             self._metrics.lost(self.core.journal.log.lost, self.core.journal.events.lost)
             for route in list(self.core.routes.values()):
                 self._metrics.show(route)
+                self._metrics.show_overrides(route.policy, self.core.overrides.of(route.policy))
                 await asyncio.sleep(0)  # requests come in between: a look at drift takes a millisecond a policy
         if not changed:
             return

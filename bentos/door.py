@@ -28,6 +28,8 @@ from bentos.wire import (
 JSON = b"application/json"
 MAX_BODY = 16 * 2**20
 """Most bytes of a request body."""
+MAX_LOG = 1000
+"""Most entries of the overrides' log in one answer."""
 
 _POLICIES = "/v1/policies"
 _REMEMBERED = 1000
@@ -85,6 +87,7 @@ class Door:
             ("POST", "rewards"): self._do_rewards,
             ("PUT", "override"): self._do_override,
             ("DELETE", "override"): self._do_clear,
+            ("GET", "override"): self._do_override_log,
             ("GET", ""): self._do_show,
         }
         if guard.closed:
@@ -210,6 +213,13 @@ class Door:
             query = {name: values[-1] for name, values in parse_qs(call.query.decode("latin-1")).items()}
             request = _clear(msgspec.json.encode(query))
         return Reply(200, _encode(await self.running().overriding.clear(policy, request)))
+
+    async def _do_override_log(self, policy: str, call: Call) -> Reply:
+        self.guard.admin(call.headers)
+        limit = parse_qs(call.query.decode("latin-1")).get("limit", ["100"])[-1]
+        if not limit.isdecimal() or not 0 < int(limit) <= MAX_LOG:
+            raise Problem(422, "limit", f"`limit` is a number from 1 to {MAX_LOG}", expected=MAX_LOG, came=limit[:20])
+        return Reply(200, _encode(await self.running().overriding.log(policy, int(limit))))
 
     async def _do_show(self, policy: str, call: Call) -> Reply:
         worker = self.running()

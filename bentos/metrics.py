@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bentos.overrides import SCOPES, Active
 from bentos.routes import Route
 from bentos.stats import LATENCY_BUCKETS, Arm, Key
 from bentos.versions import Version
@@ -72,6 +75,9 @@ class Metrics:
         self._events_lost = counter(
             "rl_episode_events_lost", "Events of episodes that were lost before they were stored"
         )
+        self._overrides = gauge(
+            "rl_override_active", "Active overrides", ["policy", "scope"], multiprocess_mode="livemax"
+        )
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
         self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
@@ -123,6 +129,13 @@ class Metrics:
         if route.canary is not None and route.canary.version in route.versions:
             compared[route.canary.version, "challenger"] = route.versions[route.canary.version]
         self._show_drift(policy, compared)
+
+    def show_overrides(self, policy: str, active: Iterable[Active]) -> None:
+        """Bring the number of a policy's overrides that hold now to the gauge, by scope: all, user or episode."""
+        now = time.time()
+        held = Counter(one.scope for one in active if one.until > now)
+        for scope in SCOPES:
+            self._overrides.labels(policy, scope).set(held[scope])
 
     def _show_drift(self, policy: str, compared: dict[tuple[str, str], Version]) -> None:
         told = self._told.setdefault(policy, {})

@@ -12,6 +12,9 @@ import sqlalchemy as sa
 from bentos import store
 from bentos.episodes import user_hash
 
+SCOPES = ("all", "user", "episode")
+"""Whom an override is for: all of the policy's traffic, a user's, or an episode's."""
+
 _NONE: list[Active] = []
 
 
@@ -29,6 +32,13 @@ class Active(msgspec.Struct, frozen=True):
     reason: str
     set_at: float
     until: float
+
+    @property
+    def scope(self) -> str:
+        """One of `SCOPES`."""
+        if self.episode:
+            return "episode"
+        return "user" if self.user else "all"
 
     def document(self) -> dict[str, Any]:
         """As `GET /v1/policies/{policy}` shows it."""
@@ -98,6 +108,19 @@ def read(connection: sa.Connection, now: float) -> list[Active]:
         )
         for row in connection.execute(query)
     ]
+
+
+def log(connection: sa.Connection, policy: str, now: float, limit: int) -> list[dict[str, Any]]:
+    """The last `limit` overrides of a policy, newest first, and what became of each: active, expired or cleared."""
+    table = store.overrides
+    query = sa.select(table).where(table.c.policy == policy).order_by(table.c.id.desc()).limit(limit)
+    found = []
+    for row in connection.execute(query):
+        state = "cleared" if row.cleared_at is not None else "active" if row.until > now else "expired"
+        columns = ("action", "user_id", "episode", "force", "who", "reason", "set_at", "until")
+        ended = {"state": state, "cleared_at": row.cleared_at, "cleared_by": row.cleared_by}
+        found.append({name: getattr(row, name) for name in columns} | ended)
+    return found
 
 
 def put(connection: sa.Connection, values: dict[str, Any]) -> None:

@@ -70,11 +70,18 @@ class Overriding:
         logs.info("override cleared", policy=policy, user_id=user, episode=episode, who=request.who, cleared=cleared)
         return {"policy": policy, "cleared": cleared}
 
+    async def log(self, policy: str, limit: int) -> dict[str, Any]:
+        """The last `limit` overrides of a policy, newest first. Raises Problem."""
+        self._core.known(policy)
+        now = time.time()
+        found = await self._admin(lambda connection: overrides.log(connection, policy, now, limit))
+        return {"policy": policy, "log": found}
+
     async def _admin(self, change: Any) -> Any:
         try:
             return await self._core.writer.call(change)
         except StoreDown as error:
-            raise Problem(503, "store_down", "the override could not be stored", retry_after=1) from error
+            raise Problem(503, "store_down", "the overrides' store does not answer", retry_after=1) from error
 
     def _target(self, policy: str, user_id: str | None, episode_id: str | None) -> tuple[str | None, str | None]:
         check_user(user_id)

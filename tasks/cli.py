@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, export, files, live, planning, policies, releases, stack
+from tasks.commands import demo, export, files, live, overrides, planning, policies, releases, stack
 
 app = typer.Typer(
     name="airlock",
@@ -39,7 +39,7 @@ app.command("release")(releases.release)
 app.command("rollback")(releases.rollback)
 app.command("abort")(releases.abort)
 app.command("results")(releases.results)
-app.command("override")(live.override)
+app.command("override")(overrides.override)
 app.add_typer(policies.app, name="policies")
 app.command("traffic")(live.traffic)
 app.command("export")(export.export)

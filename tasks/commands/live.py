@@ -1,14 +1,13 @@
-"""`airlock override`, `airlock traffic` and `airlock serve`: what touches a running gateway."""
+"""`airlock traffic` and `airlock serve`: what touches a running gateway."""
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,47 +15,6 @@ from tasks.commands.output import Json, Policy, emit, stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def override(
-    policy: Policy,
-    verb: Annotated[Literal["set", "clear"], typer.Argument(help="Set or clear.", show_default=False)],
-    action: Annotated[str | None, typer.Option(help="The action, as JSON, as env.step takes it.")] = None,
-    ttl: Annotated[float, typer.Option(help="Seconds until it ends by itself.", min=0.001)] = 300,
-    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only for this user.")] = None,
-    episode: Annotated[str | None, typer.Option(help="Only for this episode.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Past the safety constraints, too.")] = False,
-    url: Annotated[str | None, typer.Option(help="Gateway; by default the embedded one.", show_default=False)] = None,
-    as_json: Json = False,
-) -> None:
-    """Put a human's action in the place of the policy's, or end that."""
-    import json
-
-    import httpx
-
-    from bentos import home
-
-    body: dict[str, Any] = {"user_id": user, "episode_id": episode, "who": f"{getpass.getuser()} (command line)"}
-    if verb == "set":
-        if action is None or not reason:
-            raise typer.BadParameter("set needs --action and --reason")
-        try:
-            value = json.loads(action)
-        except ValueError as error:
-            raise typer.BadParameter(f"{action!r} is not JSON: {error}", param_hint="--action") from error
-        body |= {"action": value, "ttl_seconds": ttl, "reason": reason, "force": force}
-    response = httpx.request(
-        "PUT" if verb == "set" else "DELETE",
-        f"{(url or home.gateway_url()).rstrip('/')}/v1/policies/{policy}/override",
-        json=body,
-        headers={"Authorization": f"Bearer {home.secret('admin_token')}"},
-        timeout=30,
-    )
-    document = response.json() if response.content else {}
-    if not response.is_success:
-        raise CommandError(f"the gateway answers {response.status_code}: {document.get('detail', document)}")
-    emit(document, as_json, lambda out: out.print(f"{policy}: override {'set' if verb == 'set' else 'cleared'}"))
 
 
 class CommandError(Exception):
