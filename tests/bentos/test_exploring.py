@@ -143,11 +143,11 @@ def test_exploring_is_shown_and_can_be_switched_off_on_a_gateway(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = gateway(tmp_path, url)
-    assert asyncio.run(Views(core, url).policy(core.routes["cartpole"], {}))["explore"] is True
+    assert asyncio.run(Views(core, url).policy(core.routes["cartpole"], {}, True))["explore"] is True
     monkeypatch.setenv("AIRLOCK_EXPLORE", "0")
     core.writer.close()
     core = gateway(tmp_path, url)
-    assert asyncio.run(Views(core, url).policy(core.routes["cartpole"], {}))["explore"] is False
+    assert asyncio.run(Views(core, url).policy(core.routes["cartpole"], {}, True))["explore"] is False
     assert ask(core, observations=[UPRIGHT] * 50)["actions"] == [1] * 50
 
 
