@@ -100,6 +100,14 @@ def operations() -> Iterator[Operation]:
         _ADMIN,
         needs_body=False,
     )
+    yield Operation(
+        "get",
+        f"{_POLICY}/override",
+        _CONTROL,
+        "The overrides of a policy, newest first: who, when, why, until, and what became of them",
+        (Document,),
+        token=_ADMIN,
+    )
     yield Operation("get", "/v2", _INFERENCE, "What this server is", (messages.ServerMetadata,))
     yield Operation("get", "/v2/health/live", _INFERENCE, "Whether the server lives", (Document,))
     yield Operation("get", "/v2/health/ready", _INFERENCE, "Whether the server is ready", (Document,))
