@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -18,7 +19,7 @@ from bentos.overrides import Overrides
 from bentos.package import Policy
 from bentos.problems import Problem
 from bentos.routes import Route, no_version
-from bentos.rows import MAX_ROWS, Rows
+from bentos.rows import MAX_ROWS, Array, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
 from bentos.runners.validate import Answer, Ask, Validate
@@ -186,7 +187,7 @@ class Core:
         if answer.states is not None:
             response.state = answer.states[0]
         if decision.log_prob is not None:
-            response.log_prob = decision.log_prob.tolist()[0]
+            response.log_prob = _told(decision.log_prob)[0]
         return response
 
     def _many(self, answer: Answer) -> ManyActResponse:
@@ -203,5 +204,10 @@ class Core:
         if answer.states is not None:
             response.states = answer.states
         if decision.log_prob is not None:
-            response.log_probs = decision.log_prob.tolist()
+            response.log_probs = _told(decision.log_prob)
         return response
+
+
+def _told(log_prob: Array) -> list[float | None]:
+    """Log-probabilities as JSON carries them: null where nobody drew the action."""
+    return [None if math.isnan(value) else value for value in log_prob.tolist()]

@@ -65,6 +65,7 @@ class Decisions(BaseModel):
     adjusted: list[list[str]] = Field(description="Why an action was changed to stay within the envelope")
     decision_ids: list[str]
     states: list[str] = Field([], description="State tokens to send back with the next step; none where not needed")
+    log_probs: list[float | None] = Field([], description="Of drawn actions, where the policy explores; else none")
 
 
 @bentoml.service(
