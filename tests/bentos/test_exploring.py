@@ -38,7 +38,7 @@ def url(tmp_path: Path) -> str:
 
 
 def gateway(tmp_path: Path, url: str, overrides: Overrides | None = None, **package: Any) -> Core:
-    given = {"graph": EVEN, "serve": Serve(explore=True, fallback={"constant": 0})} | package
+    given = {"graph": EVEN, "serve": Serve(explore=True, deadline_ms=60_000, fallback={"constant": 0})} | package
     write_package(tmp_path / "package", **given)
     core = Core(Signer("key"), Writer(url), overrides or Overrides())
     core.route(route(core, Package(tmp_path / "package", "7")))
@@ -132,7 +132,7 @@ def test_arms_that_explore_and_those_that_do_not_share_an_answer(tmp_path: Path)
 
 
 def test_a_policy_that_does_not_explore_says_nothing_of_probabilities(tmp_path: Path, url: str) -> None:
-    core = gateway(tmp_path, url, serve=Serve(fallback={"constant": 0}))
+    core = gateway(tmp_path, url, serve=Serve(deadline_ms=60_000, fallback={"constant": 0}))
     assert not isinstance(core.routes["cartpole"].versions["7"].infer, Explore)
     answer = ask(core, observations=[UPRIGHT] * 50)
     assert answer["actions"] == [1] * 50
