@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from bentos.manifest import Array, Space
+
+_LISTS = (list, tuple, np.ndarray)
+_KINDS = {bool, int, np.bool_}
 
 
 class Masks:
@@ -25,7 +30,7 @@ class Masks:
         if not self.width:
             raise ValueError(f"{self._space.type} actions cannot be masked")
         try:
-            masks = np.asarray(given)
+            masks = np.asarray(given) if isinstance(given, np.ndarray) or _flags(given) else np.empty(0)
         except ValueError:
             masks = np.empty(0)
         if masks.size != size * self.width or masks.dtype.kind not in "biu" or masks.shape[:1] != (size,):
@@ -78,6 +83,17 @@ class Masks:
             elif 2 * given.shape[1] == self.width:
                 found[:, 1::2] = np.nan_to_num(given)
         return np.where(masks, found, -np.inf)
+
+
+def _flags(given: object) -> bool:
+    """Whether nested lists hold booleans and integers only: numpy would make room for a text in every entry."""
+    flat = given
+    try:
+        while isinstance(flat, _LISTS) and len(flat) and isinstance(flat[0], _LISTS):
+            flat = [*chain.from_iterable(flat)]
+        return set(map(type, flat)) <= _KINDS  # type: ignore[call-overload]
+    except TypeError:
+        return False
 
 
 def _widths(space: Space) -> tuple[int, ...]:

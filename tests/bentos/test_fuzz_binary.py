@@ -45,8 +45,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def mostly(usual: Any, odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Four times in five the usual: with one thing wrong a request gets further than with five."""
-    return st.integers(0, 4).flatmap(lambda chance: odd if chance == 4 else st.just(usual))
+    """Eleven times in twelve the usual: with one thing wrong a request gets further than with five."""
+    return st.integers(0, 11).flatmap(lambda chance: odd if chance == 11 else st.just(usual))
 
 
 json_values = st.recursive(
@@ -177,7 +177,7 @@ def test_one_long_text_among_many_numbers_is_refused_before_it_fills_memory(targ
 @pytest.mark.parametrize(
     "path", [*PATHS, *ODD_PATHS, "/v1/policies", "/v1/policies/", "/v2x", "/v1/policiesx", "/v2//"]
 )
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
 def test_every_method_on_every_path_is_answered(target: Target, path: str, method: str) -> None:
     status, headers, _ = target.ask(method, path, b"", {})
     assert status != 405 or headers["allow"]
