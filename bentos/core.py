@@ -90,12 +90,12 @@ class Core:
 
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
         """Decide what a JSON request asks for. Raises Problem."""
-        ask = self.ask(policy, request)
+        ask = self._door(policy).ask(request)
         return self.response(ask, await self.decide(policy, ask))
 
-    def ask(self, policy: str, request: ActRequest) -> Ask:
-        """What a JSON request asks for. Raises Problem."""
-        return self._door(policy).ask(request)
+    def read(self, policy: str, body: bytes) -> Ask:
+        """What the body of a JSON request asks for. Raises Problem."""
+        return self._door(policy).read(body)
 
     def decide(self, policy: str, ask: Ask) -> Coroutine[Any, Any, Answer]:
         """Decide. Raises Problem."""

@@ -13,7 +13,6 @@ from bentos.background import Worker
 from bentos.guard import Guard
 from bentos.problems import CONTENT_TYPE, Problem
 from bentos.wire import (
-    ActRequest,
     Body,
     ClearRequest,
     EpisodesRequest,
@@ -34,7 +33,6 @@ MAX_LOG = 1000
 _POLICIES = "/v1/policies"
 _REMEMBERED = 1000
 
-_act = Body(ActRequest)
 _episodes = Body(EpisodesRequest)
 _outcome = Body(Outcome)
 _outcomes = Body(ManyOutcomes)
@@ -180,7 +178,7 @@ class Door:
 
     async def _do_act(self, policy: str, call: Call) -> Reply:
         core = self.running().core
-        ask = core.ask(policy, _act(call.body))
+        ask = core.read(policy, call.body)
         return Reply(200, _encode(core.response(ask, await core.decide(policy, ask))))
 
     async def _do_episodes(self, policy: str, call: Call) -> Reply:

@@ -42,16 +42,23 @@ class Observation:
             return info.min, info.max
         return None, None
 
-    def read(self, values: list[Any] | Array, size: int, limits: tuple[float, float] | None) -> tuple[Array, int]:
+    def read(
+        self, values: list[Any] | Array, size: int, limits: tuple[float, float] | None, typed: bool = False
+    ) -> tuple[Array, int]:
         """The values as an array [size, ...] in the graph's dtype, and how many rows leave `limits`.
 
-        One number beyond them is enough. An array that has that dtype is taken as it is. Raises Problem (422).
+        One number beyond them is enough. An array that has that dtype is taken as it is. `typed`: the values are lists
+        of numbers. Raises Problem (422).
         """
-        if size == 1 and self._flat and type(values) is list:
+        if typed and size == 1 and self._flat:
             plain = self._plain_row(values[0], limits or self._finite)
             if plain is not None:
                 return plain, 0
-        array = values if isinstance(values, np.ndarray) else self._array(values)
+        if isinstance(values, np.ndarray):
+            array = values
+        else:
+            found = self._typed(values) if typed else None
+            array = self._array(values) if found is None else found
         if array.shape != (size, *self._shape):
             raise self._misshapen(list(array.shape[1:]))
         kind = array.dtype.kind
@@ -66,17 +73,25 @@ class Observation:
                 outside = self._outside(array, limits)
         return (array if array.dtype == self._dtype else array.astype(self._dtype)), outside
 
-    def _plain_row(self, row: Any, limits: tuple[float, float]) -> Array | None:
+    def _plain_row(self, row: list[float], limits: tuple[float, float]) -> Array | None:
         """One flat row whose numbers are plainly fine, without what NumPy takes to look at a few; None: look closer."""
         try:
             low, high, total = min(row), max(row), sum(row)
-        except (TypeError, ValueError):
+        except ValueError:
             return None
         # NaN may hide from a minimum and a maximum, not from a sum
         if not (limits[0] <= low and high <= limits[1] and total - total == 0.0):
             return None
-        array = np.asarray([row])
-        return array.astype(self._dtype) if array.shape == self._single and array.dtype.kind in "fi" else None
+        array = np.array([row], self._dtype)
+        return array if array.shape == self._single else None
+
+    def _typed(self, values: list[Any]) -> Array | None:
+        """Lists of numbers as an array; None where they are not all equally long, or no such numbers."""
+        try:
+            with np.errstate(over="ignore"):
+                return np.array(values, self._dtype)
+        except (ValueError, OverflowError):
+            return None
 
     def _check_whole(self, array: Array) -> None:
         if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):

@@ -155,3 +155,31 @@ class Body:
             raise Problem(422, "body", f"the body does not fit: {error}") from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise Problem(400, "json", f"the body is not valid JSON: {error}") from error
+
+
+class ActBody:
+    """Decodes the act requests of one policy: numbers are checked while they are read.
+
+    Call it with a body: the request, and whether its observations are of numbers nested as deep as the policy's. What
+    is not is read as any JSON, for whoever looks closer to say what is wrong with it. Raises Problem as `Body` does.
+    """
+
+    def __init__(self, number: type | None, depth: int) -> None:
+        """`number` is float or int, `depth` an observation's number of dimensions; None: it is no array."""
+        self._any = Body(ActRequest)
+        self._typed: Any = None
+        if number is not None:
+            one: Any = number
+            for _ in range(depth):
+                one = list[one]
+            fields = [("observation", one | None, None), ("observations", list[one] | None, None)]
+            kind = msgspec.defstruct("ActRequest", fields, bases=(ActRequest,), forbid_unknown_fields=True, gc=False)
+            self._typed = msgspec.json.Decoder(kind).decode
+
+    def __call__(self, data: bytes) -> tuple[ActRequest, bool]:
+        if self._typed is not None:
+            try:
+                return self._typed(data), True
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                pass
+        return self._any(data), False

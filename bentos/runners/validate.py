@@ -15,7 +15,7 @@ from bentos.routes import Seat
 from bentos.rows import MAX_ROWS, Array, Decision, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
-from bentos.wire import ActRequest
+from bentos.wire import ActBody, ActRequest
 
 MAX_NAME = 256
 
@@ -28,6 +28,7 @@ class Ask(msgspec.Struct, gc=False):
     columns: dict[str, Any]
     size: int
     many: bool = True
+    typed: bool = False
     episode_ids: list[str | None] | None = None
     user_ids: list[str | None] | None = None
     action_masks: Any = None
@@ -61,6 +62,7 @@ class Validate:
         ]
         self._masks = Masks(manifest.action_space)
         self.stateful = stateful
+        self._body = self._body_of(manifest)
 
     async def decide(self, ask: Ask) -> Answer:
         """The decisions asked for. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
@@ -69,8 +71,13 @@ class Validate:
         decision = await self.following.decide(rows, seats, ask.version is not None)
         return Answer(rows, decision, seats, self._tokens(rows, decision) if self.stateful else None)
 
-    def ask(self, request: ActRequest) -> Ask:
-        """A JSON request as what it asks for. Raises Problem (422)."""
+    def read(self, body: bytes) -> Ask:
+        """What the body of a JSON request asks for. Raises Problem (400, 422, 413)."""
+        request, typed = self._body(body)
+        return self.ask(request, typed)
+
+    def ask(self, request: ActRequest, typed: bool = False) -> Ask:
+        """A JSON request as what it asks for. Raises Problem (422, 413)."""
         values = request.observations
         if (values is not None) == (request.observation is not None):
             raise Problem(422, "observation", "give either `observation` (one) or `observations` (a list)")
@@ -79,6 +86,7 @@ class Validate:
                 self._columns([request.observation]),
                 1,
                 False,
+                typed,
                 None if request.episode_id is None else [request.episode_id],
                 None if request.user_id is None else [request.user_id],
                 None if request.action_mask is None else [request.action_mask],
@@ -91,6 +99,7 @@ class Validate:
             self._columns(values),
             len(values),
             True,
+            typed,
             request.episode_ids,
             request.user_ids,
             request.action_masks,
@@ -104,7 +113,9 @@ class Validate:
         feeds: dict[str, Array] = {}
         outside = 0
         for observation in self._observations:
-            feeds[observation.name], beyond = observation.read(ask.columns[observation.name], size, self._range)
+            feeds[observation.name], beyond = observation.read(
+                ask.columns[observation.name], size, self._range, ask.typed
+            )
             outside = max(outside, beyond)
         rows = Rows(feeds=feeds, size=size, out_of_range=outside)
         if ask.episode_ids is not None:
@@ -117,6 +128,13 @@ class Validate:
             nothing: list[str | None] = [None] * size
             rows.states = self._read_states(nothing if ask.states is None else ask.states, rows)
         return rows
+
+    @staticmethod
+    def _body_of(manifest: Manifest) -> ActBody:
+        if manifest.observation_space.type == "Dict":
+            return ActBody(None, 0)
+        tensor = next(tensor for tensor in manifest.inputs if tensor.name == "observation")
+        return ActBody(float if tensor.dtype.startswith("float") else int, len(tensor.shape))
 
     def _columns(self, values: list[Any]) -> dict[str, Any]:
         """The values by input: for a Dict space each key's."""
