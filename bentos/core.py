@@ -18,7 +18,7 @@ from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Policy
 from bentos.problems import Problem
-from bentos.routes import Route, no_version
+from bentos.routes import Route, Seat, no_version
 from bentos.rows import MAX_ROWS, Array, Rows
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
@@ -196,7 +196,7 @@ class Core:
         response = ManyActResponse(
             decision.action.tolist(),
             decision.versions,
-            [seat.arm for seat in answer.seats],
+            _arms(answer.seats),
             decision.sources,
             decision.adjusted or [_UNCHANGED] * size,
             self.decision_ids(size),
@@ -211,3 +211,8 @@ class Core:
 def _told(log_prob: Array) -> list[float | None]:
     """Log-probabilities as JSON carries them: null where nobody drew the action."""
     return [None if math.isnan(value) else value for value in log_prob.tolist()]
+
+
+def _arms(seats: list[Seat]) -> list[str]:
+    first = seats[0]
+    return [first.arm] * len(seats) if seats.count(first) == len(seats) else [seat.arm for seat in seats]
