@@ -44,6 +44,12 @@ class Metrics:
         self._episodes = counter("rl_episodes", "Episodes that reported an outcome", _LABELS)
         self._faults = counter("rl_faults", "Faulty decisions", [*_LABELS, "kind"])
         self._adjustments = counter("rl_adjustments", "Actions changed by the envelope", [*_LABELS, "reason"])
+        self._outliers = counter(
+            "rl_observation_outliers",
+            "Observations out of the spec's range, of all, and far from the baseline (mahalanobis), of those sampled",
+            [*_LABELS, "kind"],
+        )
+        self._sampled = counter("rl_observations_sampled", "Observations looked at for kind mahalanobis", _LABELS)
         self._rejected = counter("rl_rejected", "Requests refused", [*_LABELS, "reason"])
         told = [*_LABELS, "statistic", "dimension"]
         self._drift = {
@@ -97,6 +103,9 @@ class Metrics:
                 self._grow(self._adjustments, key, (*labels, reason), count)
             for reason, count in arm.rejected.items():
                 self._grow(self._rejected, key, (*labels, reason), count)
+            self._grow(self._outliers, key, (*labels, "range"), arm.observation_out_of_range)
+            self._grow(self._outliers, key, (*labels, "mahalanobis"), arm.observation_outlier)
+            self._grow(self._sampled, key, labels, arm.observation_sampled)
             self._grow(self._episodes, key, labels, arm.episodes)
             self._grow_histogram(self._latency, key, labels, arm.latency, arm.latency_sum)
             returns, arm.returns = arm.returns, []

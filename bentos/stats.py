@@ -60,6 +60,8 @@ class Arm:
         self.last_return = 0.0
         self.breaker_open = False
         self.observation_out_of_range = 0
+        self.observation_sampled = 0
+        self.observation_outlier = 0
         self.shadow: dict[str, float] = {}
         self.changed = False
 
@@ -76,6 +78,12 @@ class Arm:
         if times:
             counter[name] = counter.get(name, 0) + times
             self.changed = True
+
+    def sampled(self, rows: int, outliers: int) -> None:
+        """Of `rows` observations that were looked at, `outliers` were far from all of the baseline (Mahalanobis)."""
+        self.observation_sampled += rows
+        self.observation_outlier += outliers
+        self.changed = True
 
     def ended(self, episode_return: float, length: int) -> None:
         """An episode reported its outcome."""
@@ -102,6 +110,8 @@ class Arm:
             "length_sum": self.length_sum,
             "breaker_open": self.breaker_open,
             "observation_out_of_range": self.observation_out_of_range,
+            "observation_sampled": self.observation_sampled,
+            "observation_outlier": self.observation_outlier,
             "shadow": dict(self.shadow),
         }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from bentos import package
 from tasks.inputs import Array, Inputs, only_observations
+from tasks.outliers import mahalanobis
 
 ACTION_BINS = 20
 CELLS = 64
@@ -29,7 +30,8 @@ def baselines(
     `episodes` [n] says which episode each step is of.
 
     Observations: `mean`, `std`, `min`, `max` of every entry, flattened, and `columns`, each one entry `index` of the
-    graph's input `input` with its cells (see `bentos.drift.cells.Column`). Continuous actions are counted per dimension
+    graph's input `input` with its cells (see `bentos.drift.cells.Column`); `mahalanobis` (see `tasks.outliers`) is of
+    the same entries, in their order. Continuous actions are counted per dimension
     in 20 bins over the span of the space (of the actions, if unbounded), those of MultiDiscrete and MultiBinary spaces
     in one bin a value. `effective` says how many independent rows these rows are worth, since those of one episode
     depend on each other. Without returns the rows were drawn, not met: they are no baseline of anything, and none is
@@ -41,6 +43,7 @@ def baselines(
     flat = np.concatenate(list(inputs.values()), axis=1)
     places = [(name, index) for name, part in inputs.items() for index in range(part.shape[1])]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(MAX_COLUMNS, len(places))).round().astype(np.int64))
+    effective = effective_rows(_ranks(flat[:, chosen]), episodes)
     return {
         "observations": {
             "mean": flat.mean(axis=0).tolist(),
@@ -50,7 +53,8 @@ def baselines(
             "count": len(flat),
             "source": "on-policy",
             "columns": [_column(places[place], flat[:, place]) for place in chosen],
-            "effective": effective_rows(_ranks(flat[:, chosen]), episodes),
+            "effective": effective,
+            "mahalanobis": mahalanobis(flat[:, chosen], effective, episodes),
         },
         "actions": _actions(space, actions, episodes),
         "returns": {"mean": float(returns.mean()), "std": float(returns.std(ddof=1)), "count": len(returns)},

@@ -2,7 +2,8 @@
 
 The decision path hands requests over to a sample (`sample`), by reference. Everything else happens when `readings` is
 asked, about once a second: rows go into a window of the last 1,000 (`window`), whose statistics are read over the
-cells of the baseline (`cells`), and one row goes to a sequential detector (`detector`).
+cells of the baseline (`cells`), and one row goes to a sequential detector (`detector`). Rows far from all of the
+baseline (`bentos.envelope.outliers`) are counted for the arm that they came from.
 
 The figures of a window say how far, not how surely: rows of one episode depend on each other, and a few slow episodes
 move them a long way while nothing is wrong. The sequential evidence is what an alarm should be raised by.
@@ -23,6 +24,7 @@ from bentos.drift.turns import Turns
 from bentos.drift.window import Window
 from bentos.package import Manifest
 from bentos.rows import Array, Rows
+from bentos.stats import Arm
 
 ALL = "all"
 """Name of the dimension that stands for all: the worst one's value (the least, for entropy)."""
@@ -61,9 +63,9 @@ class Drift:
         make = categorical if done and done.discrete else ordered
         self._of_actions = make(done.cells, done.effective, run_length) if done else None
 
-    def sample(self, rows: Rows, actions: Array) -> None:
-        """Hand over a request and its actions [size, ...]."""
-        self._sample.add(rows, actions)
+    def sample(self, rows: Rows, actions: Array, arm: Arm | None = None) -> None:
+        """Hand over a request, its actions [size, ...] and the counters of its arm."""
+        self._sample.add(rows, actions, arm)
 
     def readings(self) -> list[Reading]:
         """Take in what was sampled since the last call, and say what is known now; [] where nothing is new.
@@ -78,6 +80,7 @@ class Drift:
         if self._observed and self._observations:
             rows = np.concatenate([_observed(block, index, self._observed) for block, index in taken])
             codes = self._observations.add(rows.astype(np.float64))
+            self._count_outliers(taken, rows)
             if self._of_observations:
                 if chosen is not None:
                     self._of_observations.look(codes[chosen])
@@ -91,6 +94,16 @@ class Drift:
             found.append(Reading("action", "sequential", ALL, self._of_actions.evidence))
             found += self._told("action", self._actions)
         return found
+
+    def _count_outliers(self, taken: list[tuple[Block, Array]], rows: Array) -> None:
+        if self._observed is None or self._observed.outliers is None:
+            return
+        flagged = self._observed.outliers.flagged(rows)
+        start = 0
+        for block, index in taken:
+            if block.arm is not None:
+                block.arm.sampled(len(index), int(flagged[start : start + len(index)].sum()))
+            start += len(index)
 
     def _told(self, subject: Literal["observation", "action"], window: Window) -> list[Reading]:
         if not window.full:

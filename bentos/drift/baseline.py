@@ -10,6 +10,7 @@ import numpy as np
 
 from bentos import logs
 from bentos.drift.cells import Cells, Column
+from bentos.envelope.outliers import Outliers
 from bentos.package import Manifest
 from bentos.rows import Array
 
@@ -22,7 +23,8 @@ class Observations:
     """The observation baseline of `d` dimensions, input by input of the graph.
 
     `entries_by_input` says which entries (int [k]) of an input, flattened, they are. `mean` and `std` [d]; `cells` is
-    None in packages from before there were any; `effective` independent rows.
+    None in packages from before there were any; `effective` independent rows. `outliers` is None in older packages and
+    where there were too few rows to say what is usual.
     """
 
     entries_by_input: tuple[tuple[str, Array], ...]
@@ -31,6 +33,7 @@ class Observations:
     std: Array
     cells: Cells | None
     effective: float
+    outliers: Outliers | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def _observations(manifest: Manifest) -> Observations | None:
             for name, column in zip(names, columns, strict=True)
         ]
         mean, std = (np.array([column[key] for column in columns], dtype=np.float64) for key in ("mean", "std"))
-        return Observations(_by_input(places), names, mean, std, Cells(found), _effective(document, found[0]))
+        outliers = Outliers.read(document.get("mahalanobis"), mean)
+        return Observations(_by_input(places), names, mean, std, Cells(found), _effective(document, found[0]), outliers)
     if document.get("mean") is None or document.get("std") is None:
         return None
     mean, std = (np.asarray(document[key], dtype=np.float64).reshape(-1) for key in ("mean", "std"))

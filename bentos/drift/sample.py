@@ -11,6 +11,7 @@ import numpy as np
 
 from bentos.episodes import Episode
 from bentos.rows import Array, Rows
+from bentos.stats import Arm
 
 BLOCKS = 32
 """Requests kept between two looks; at higher rates each request has the same chance."""
@@ -24,12 +25,16 @@ BLOCK_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One request's feeds and actions, [size, ...] each, and its episodes where the client named them."""
+    """One request's feeds and actions, [size, ...] each, and its episodes where the client named them.
+
+    `arm` counts what is found of its rows.
+    """
 
     feeds: dict[str, Array]
     actions: Array
     episodes: Sequence[Episode | None] | None
     size: int
+    arm: Arm | None = None
 
 
 class Sample:
@@ -41,15 +46,15 @@ class Sample:
         self._passing = 0
         self._threshold = 1.0
 
-    def add(self, rows: Rows, actions: Array) -> None:
+    def add(self, rows: Rows, actions: Array, arm: Arm | None = None) -> None:
         """Keep a request, or pass it over. Arrays are kept as they are, and only referred to."""
         if self._passing:
             self._passing -= 1
             return
         if len(self._blocks) < BLOCKS:
-            self._blocks.append(self._block(rows, actions))
+            self._blocks.append(self._block(rows, actions, arm))
         else:
-            self._blocks[int(self._random.random() * BLOCKS)] = self._block(rows, actions)
+            self._blocks[int(self._random.random() * BLOCKS)] = self._block(rows, actions, arm)
         if len(self._blocks) == BLOCKS:
             self._threshold *= (1.0 - self._random.random()) ** (1.0 / BLOCKS)
             self._passing = int(math.log(1.0 - self._random.random()) / math.log1p(-self._threshold))
@@ -67,9 +72,9 @@ class Sample:
         begins = ends - [block.size for block in blocks]
         return [(blocks[k], chosen[owner == k] - begins[k]) for k in np.unique(owner).tolist()]
 
-    def _block(self, rows: Rows, actions: Array) -> Block:
+    def _block(self, rows: Rows, actions: Array, arm: Arm | None) -> Block:
         if sum(feed.nbytes for feed in rows.feeds.values()) <= BLOCK_BYTES:
-            return Block(rows.feeds, actions, rows.episodes, rows.size)
+            return Block(rows.feeds, actions, rows.episodes, rows.size, arm)
         place = int(self._random.random() * rows.size)
         only = slice(place, place + 1)
         return Block(
@@ -77,4 +82,5 @@ class Sample:
             actions[only].copy(),
             None if rows.episodes is None else rows.episodes[only],
             1,
+            arm,
         )

@@ -57,5 +57,5 @@ class Record:
                     arm.count(arm.adjusted, reason, 1)
         arm.observation_out_of_range += rows.out_of_range
         self._labels.count(decision.action, arm.actions)
-        self._drift.sample(rows, decision.action)
+        self._drift.sample(rows, decision.action, arm)
         return decision

@@ -336,13 +336,17 @@ from bentos.metrics import Metrics
 from bentos.package import read_manifest
 from bentos.rows import Decision, Rows
 from bentos.runners.record import Record
-from bentos.stats import ActionLabels, Stats
+from bentos.stats import ActionLabels, Arm, Stats
 from pathlib import Path
 drift, metrics = Drift(read_manifest(Path({str(tmp_path)!r}))), Metrics()
 route = Of(policy="p", versions={{}}, canary=None, champion=Of(name="7", drift=drift))
 for _ in range(10):
     drift.sample(Rows(feeds={{"observation": np.zeros((100, 4), np.float32)}}, size=100), np.zeros(100, np.int64))
     metrics.show(route)
+arm = Arm()
+arm.observation_out_of_range, arm.changed = 3, True
+arm.sampled(50, 2)
+metrics.flush([(("p", "", "7", "champion"), arm)])
 print(generate_latest().decode())
 route.champion = Of(name="8", drift=Drift(read_manifest(Path({str(tmp_path)!r}))))
 metrics.show(route)
@@ -356,6 +360,10 @@ print("AFTER", generate_latest().decode())
     for statistic in ("chi_squared", "psi", "total_variation", "sequential"):
         assert f"rl_action_drift{{{labels.format('all', statistic)}}}" in before
     assert 'rl_action_entropy{arm="champion",dimension="all",policy="p",version="7"} 0.0' in before
+    for kind, count in (("range", 3), ("mahalanobis", 2)):
+        outliers = f'rl_observation_outliers_total{{arm="champion",kind="{kind}",policy="p",version="7"}}'
+        assert f"{outliers} {count}.0" in before
+    assert 'rl_observations_sampled_total{arm="champion",policy="p",version="7"} 50.0' in before
     ended = re.findall(r'rl_(?:observation|action)_(?:drift|entropy)\{.*version="7".*\} (\S+)', after)
     assert len(ended) > 10
     assert set(ended) == {"NaN"}, "a version that is champion no more raises no alarm"
@@ -425,3 +433,28 @@ def test_the_detector_sees_about_one_row_an_episode() -> None:
     assert 20 <= sum(turn(slow, str(second // 50)) is not None for second in range(2000)) <= 80
     assert sum(turn(busy, str(second)) is not None for second in range(500)) == 500
     assert sum(turn(unnamed, None) is not None for _ in range(500)) == 500
+
+
+def test_outliers_are_counted_for_the_arm_that_saw_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(12)
+    usual = generator.normal(size=(2000, 4)).astype(np.float32)
+    write_package(
+        tmp_path, baselines=baselines(DISCRETE, {"observation": usual}, generator.integers(0, 2, 2000), np.ones(20))
+    )
+    made = read_manifest(tmp_path)
+    drift, stats = Drift(made), Stats()
+
+    class Says:
+        async def decide(self, rows: Rows) -> Decision:
+            finite = np.ones(rows.size, bool)
+            return Decision(np.zeros(rows.size, np.int64), finite, ["policy"] * rows.size, ["1"] * rows.size)
+
+    record = Record(Says(), "p", ActionLabels(made), stats, drift)
+    for arm, moved in (("control", 0.0), ("challenger", 9.0)):
+        rows = Rows({"observation": usual[:40] + np.float32(moved)}, 40, version="1", arm=arm)
+        asyncio.run(record.decide(rows))
+    drift.readings()
+    counted = {arm: stats.arm("p", "", "1", arm).to_json() for arm in ("control", "challenger")}
+    assert counted["control"]["observation_sampled"] == counted["challenger"]["observation_sampled"] == 40
+    assert counted["control"]["observation_outlier"] <= 1
+    assert counted["challenger"]["observation_outlier"] == 40
