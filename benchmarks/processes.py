@@ -35,10 +35,11 @@ def wait_until(condition: Any, what: str, seconds: float = PATIENCE_SECONDS) -> 
 
 
 class GatewayProcess:
-    """`bentoml serve bentos.service:Gateway` with a home of its own."""
+    """`bentoml serve bentos.service:Gateway` (or another `service`) with a home of its own."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, service: str = "bentos.service:Gateway", **environment: str) -> None:
         self.home = home
+        self._service = service
         self.log = home / "gateway.log"
         self._environment = environment
         self.start()
@@ -58,7 +59,7 @@ class GatewayProcess:
             "AIRLOCK_POLL_SECONDS": "0.2",
             **self._environment,
         }
-        command = [sys.executable, "-m", "bentoml", "serve", "bentos.service:Gateway"]
+        command = [sys.executable, "-m", "bentoml", "serve", self._service]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(self.port)],

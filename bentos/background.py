@@ -9,17 +9,20 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bentos import collection, faults, home, logs, overrides, single, store
+from bentos import collection, faults, home, logs, overrides, quarantine, single, store
 from bentos.core import Core
 from bentos.episodes import Signer
+from bentos.faults import Event, Faults
 from bentos.follower import Follower
 from bentos.journal import Journal
 from bentos.metrics import Metrics
 from bentos.overrides import Overrides
 from bentos.overriding import Overriding
+from bentos.quarantine import Marks
 from bentos.registry import Registry
 from bentos.reports import Reports
 from bentos.retention import Retention
@@ -53,6 +56,7 @@ class Worker:
             Writer(url, journal.events),
             Overrides(directory / "overrides.json"),
             journal,
+            Faults(directory / "faults.json"),
         )
         self.core.on_breaker = self._breaker_opened
         self.reports = Reports(self.core)
@@ -61,6 +65,7 @@ class Worker:
         self._directory = directory
         self._url = url
         self._follower: Follower | None = None
+        self._marks: Marks | None = None
         self._metrics: Metrics | None = None
         self._sweep = Sweep()
         self._retention = Retention()
@@ -82,6 +87,7 @@ class Worker:
         if package is not None:
             self.core.route(await asyncio.to_thread(single.route, self.core, package))
         else:
+            self._marks = Marks(self._directory / "marks", self.core.worker)
             self._follower = Follower(
                 Registry(home.mlflow_url()),
                 self._directory,
@@ -90,6 +96,9 @@ class Worker:
                 dropped=self.core.drop,
                 refused=self._refused,
                 withdrawn=self.core.withdrawn,
+                quarantined=self.core.faults.quarantined,
+                mark=self._marks.of,
+                unmark=self._marks.release,
             )
             await self._follower.start()
             self._loop("registry", self._follower.poll, poll_seconds())
@@ -113,6 +122,8 @@ class Worker:
         if self._follower is not None:
             await self._follower.stop()
         await asyncio.to_thread(self.core.writer.close)
+        if self._marks is not None:
+            self._marks.close()
         logs.info("gateway stopped")
 
     def registry(self) -> dict[str, Any]:
@@ -135,7 +146,12 @@ class Worker:
         self._tasks.append(asyncio.create_task(run(), name=f"airlock-{name}"))
 
     def _event(self, policy: str, version: str, digest: str, kind: str, detail: str) -> None:
-        task = asyncio.get_running_loop().create_task(self.core.record_fault(policy, version, digest, kind, detail))
+        async def record() -> None:
+            # peers and the canary's judge must hear of it, be it late
+            while not await self.core.record_fault(policy, version, digest, kind, detail):
+                await asyncio.sleep(_SECOND)
+
+        task = asyncio.get_running_loop().create_task(record())
         self._events.add(task)
         task.add_done_callback(self._events.discard)
 
@@ -148,7 +164,11 @@ class Worker:
             self._follower.reroute(policy)
 
     async def _read_database(self) -> None:
-        """Take over the overrides and fault events that others committed."""
+        """Take over the overrides and fault events that others committed, and say what dead workers cannot."""
+        try:
+            await self._bury()
+        except StoreDown:
+            logs.warning("deaths of workers not stored", detail="the marks are kept until they can be")
 
         def read() -> tuple[list[overrides.Active], list[Any]]:
             with store.connect(self._url).connect() as connection:
@@ -163,6 +183,26 @@ class Worker:
         for policy in self.core.faults.take(events):
             if self._follower is not None:
                 self._follower.reroute(policy)
+
+    async def _bury(self) -> None:
+        """Tell of workers of this machine that died at work: it counts here at once, and everywhere once stored."""
+        with quarantine.dead(self._directory / "marks") as deaths:
+            for death in deaths:
+                policy, version, digest = msgspec.structs.astuple(death.suspect)
+                worker = death.workers[0]
+                self.core.faults.note(Event(policy, version, digest, faults.KILLED_WORKER, time.time(), worker))
+                if self._follower is not None:
+                    self._follower.reroute(policy)
+            if deaths:
+
+                def bury(connection: sa.Connection) -> None:
+                    for death in deaths:
+                        faults.bury(connection, death, self.core.worker)
+
+                await self.core.writer.call(bury)
+                for death in deaths:
+                    about = msgspec.to_builtins(death.suspect)
+                    logs.error("a version killed its worker", **about, workers=list(death.workers))
 
     async def _flush(self) -> None:
         """Bring the counters to Prometheus and to `arm_stats`."""

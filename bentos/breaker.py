@@ -27,6 +27,7 @@ class Breaker:
         self._clock = clock
         self._consecutive = 0
         self._probe_at: float | None = None
+        self._probing = False
 
     @property
     def open(self) -> bool:
@@ -41,16 +42,23 @@ class Breaker:
         if now < self._probe_at:
             return False
         self._probe_at = now + self._cool_down
+        self._probing = True
         return True
 
     def success(self) -> None:
-        """A call went well: closes the breaker."""
+        """A call went well: faults are counted anew. An open breaker is closed by its probe alone.
+
+        Calls that began before it opened may end well after: that says nothing of the faults since.
+        """
         self._consecutive = 0
-        self._probe_at = None
+        if self._probing:
+            self._probing = False
+            self._probe_at = None
 
     def fault(self, reason: str) -> None:
         """A call was faulty."""
         self._consecutive += 1
+        self._probing = False
         if self._probe_at is None and self._consecutive >= self._max_errors:
             self._probe_at = self._clock() + self._cool_down
             self._opened(f"{self._consecutive} consecutive faults, the last: {reason}")

@@ -13,7 +13,7 @@ from typing import Any
 from bentos import faults, logs
 from bentos.assignment import Canary
 from bentos.episodes import Signer
-from bentos.faults import Faults
+from bentos.faults import Event, Faults
 from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Policy
@@ -44,14 +44,21 @@ def worker_id() -> str:
 class Core:
     """One worker's gateway. Everything runs on its event loop but model calls and the writer."""
 
-    def __init__(self, signer: Signer, writer: Writer, active: Overrides, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        signer: Signer,
+        writer: Writer,
+        active: Overrides,
+        journal: Journal | None = None,
+        known: Faults | None = None,
+    ) -> None:
         self.worker = worker_id()
         self.signer = signer
         self.writer = writer
         self.overrides = active
         self.stats = Stats()
         self.journal = Journal() if journal is None else journal
-        self.faults = Faults()
+        self.faults = Faults() if known is None else known
         self.routes: dict[str, Route] = {}
         self._doors: dict[str, Validate] = {}
         self._decisions = 0
@@ -124,8 +131,8 @@ class Core:
         """See `Faults.withdrawn`."""
         return self.faults.withdrawn(policy, champion, canary, loaded)
 
-    async def record_fault(self, policy: str, version: str, digest: str, kind: str, detail: str) -> None:
-        """Commit a fault event; with the store down it is only logged."""
+    async def record_fault(self, policy: str, version: str, digest: str, kind: str, detail: str) -> bool:
+        """Commit a fault event; with the store down it is only logged, and false is returned."""
         try:
             await self.writer.call(
                 lambda connection: faults.record(
@@ -140,10 +147,12 @@ class Core:
             )
         except StoreDown as error:
             logs.warning("fault event not stored", policy=policy, version=version, kind=kind, detail=str(error))
+            return False
+        return True
 
     def _breaker_opened(self, policy: str, version: Version, reason: str) -> None:
         logs.error("breaker opened", policy=policy, version=version.name, detail=reason)
-        self.faults.note(policy, version.name, faults.BREAKER_OPEN, time.time())
+        self.faults.note(Event(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, time.time()))
         if self.on_breaker is not None:
             self.on_breaker(policy, version, reason)
 

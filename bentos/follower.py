@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -14,7 +15,9 @@ import msgspec
 
 from bentos import logs
 from bentos.assignment import Canary, parse
+from bentos.faults import QUARANTINE
 from bentos.package import PackageError, Policy, load
+from bentos.quarantine import Mark, Suspect
 from bentos.registry import ROUTABLE, Picture, Registry, RegistryDown
 from bentos.routes import Route
 from bentos.versions import Version, same_questions
@@ -28,6 +31,7 @@ _RETIRE_SECONDS = 60.0
 BuildVersion = Callable[[str, str, Policy, str], Version]
 Refused = Callable[[str, str, str, str], None]
 Withdrawn = Callable[[str, str | None, Canary | None, dict[str, Version]], frozenset[str]]
+Quarantined = Callable[[str], bool]
 
 
 class Draining(msgspec.Struct, frozen=True):
@@ -56,8 +60,11 @@ class Plan(msgspec.Struct, frozen=True):
     problem: str | None
 
 
-def plan(picture: Picture) -> Plan:
+def plan(picture: Picture, quarantined: Quarantined = lambda digest: False) -> Plan:
     """Read a picture. An alias moved by hand cannot skip the gates: only approved and promoted versions are routed.
+
+    `quarantined` says which packages (by digest) must not be loaded, unless they were promoted all the same: a
+    champion is trusted with more than a newcomer.
 
     A version that ended its canary otherwise is still loaded when it is the newest there is, so that its spec's
     fallback can answer where there is no champion.
@@ -77,7 +84,9 @@ def plan(picture: Picture) -> Plan:
             continue
         tags = picture.versions.get(version, {})
         status = tags.get("validation_status", "none")
-        if status in ROUTABLE or (status in _ENDED and version == picture.newest):
+        if status != "promoted" and quarantined(_digest(picture, version)):
+            refused[version] = QUARANTINE
+        elif status in ROUTABLE or (status in _ENDED and version == picture.newest):
             wanted.append(version)
         elif version in named:
             refused[version] = f"validation_status is {status}; only {' and '.join(ROUTABLE)} versions are routed"
@@ -90,6 +99,8 @@ def plan(picture: Picture) -> Plan:
         if status not in ROUTABLE:
             problem = f"the canary's version {canary.version} is {status}"
             canary = None
+        elif canary.version in refused:
+            problem, canary = refused[canary.version], None
     return Plan(champion, canary, tuple(wanted), refused, problem)
 
 
@@ -106,10 +117,15 @@ class Follower:
         dropped: Callable[[str], None],
         refused: Refused,
         withdrawn: Withdrawn,
+        quarantined: Quarantined,
+        mark: Callable[[Suspect], Mark | None],
+        unmark: Callable[[Suspect], None],
     ) -> None:
         """`build` makes a Version from a verified package (in a thread); `routed` and `dropped` hear of routes.
 
-        `refused` hears once of each version that is not routed; `withdrawn` names the versions that must not decide.
+        `refused` hears once of each version that is not routed; `withdrawn` names the versions that must not decide,
+        `quarantined` says which packages must not even be loaded. What is not promoted is on probation: it is loaded,
+        and decides, under its `mark`, until `unmark`.
         """
         self._registry = registry
         self._packages = directory / "packages"
@@ -120,6 +136,9 @@ class Follower:
         self._dropped = dropped
         self._refuse = refused
         self._withdrawn = withdrawn
+        self._quarantined = quarantined
+        self._mark = mark
+        self._unmark = unmark
         self._pictures: dict[str, Picture] = {}
         self._loaded: dict[str, dict[str, Version]] = {}
         self._draining: dict[str, dict[str, Draining]] = {}
@@ -181,11 +200,11 @@ class Follower:
     def reroute(self, policy: str) -> None:
         """Look at a policy's route again: a fault event or a breaker changed who may decide."""
         if policy in self._pictures:
-            self._route(policy)
+            self._take(self._pictures[policy])
 
     def _take(self, picture: Picture) -> None:
         self._pictures[picture.policy] = picture
-        asked = plan(picture)
+        asked = plan(picture, self._quarantined)
         for version in asked.wanted:
             self._want(picture, version)
         serving = self._serving.get(picture.policy)
@@ -204,10 +223,14 @@ class Follower:
         have = self._loaded.get(policy, {}).get(version)
         if (have is not None and have.package_sha256 == digest) or (policy, version) in self._loading:
             return
+        promoted = tags.get("validation_status") == "promoted"
+        if self._quarantined(digest) and not promoted:
+            return
         reason = self._reasons.get((policy, version, digest))
         if reason is not None and time.monotonic() - reason[1] < _RETRY_SECONDS:
             return
-        task = asyncio.create_task(self._load(policy, version, tags.get("package_uri", ""), digest))
+        mark = None if promoted else self._mark(Suspect(policy, version, digest))
+        task = asyncio.create_task(self._load(policy, version, tags.get("package_uri", ""), digest, mark))
         self._loading[policy, version] = task
 
     def _digest_of_old(self, policy: str, version: str) -> str:
@@ -215,33 +238,38 @@ class Follower:
         name, digest = self._serving.get(policy, ("", ""))
         return draining.package_sha256 if draining else digest if name == version else ""
 
-    async def _load(self, policy: str, version: str, uri: str, digest: str) -> None:
+    async def _load(self, policy: str, version: str, uri: str, digest: str, mark: Mark | None) -> None:
         try:
             if not digest:
                 raise PackageError("the version has no package_sha256 tag")
             directory = await self._registry.fetch_package(uri, digest, self._packages)
-            built = await asyncio.to_thread(self._assemble, policy, version, directory, digest)
+            built = await asyncio.to_thread(self._assemble, policy, version, directory, digest, mark)
         except PackageError as error:
+            self._unmark(Suspect(policy, version, digest))
             self._note_refusal(policy, version, digest, str(error))
         except (RegistryDown, OSError) as error:
+            self._unmark(Suspect(policy, version, digest))
             logs.warning("package not fetched", policy=policy, version=version, detail=str(error))
         else:
             replaced = self._loaded.setdefault(policy, {}).get(version)
             self._loaded[policy][version] = built
             self._reasons.pop((policy, version, digest), None)
             if replaced is not None:
-                _retire(replaced)
+                self._unload(policy, replaced)
             logs.info("version loaded", policy=policy, version=version, package_sha256=digest)
         finally:
             self._loading.pop((policy, version), None)
         if policy in self._pictures:
             self._route(policy)
 
-    def _assemble(self, policy: str, version: str, directory: Path, digest: str) -> Version:
-        package = load(directory, digest)
-        if package.manifest.name != policy:
-            raise PackageError(f"the package is of policy {package.manifest.name!r}, not of {policy!r}")
-        return self._build(policy, version, package, digest)
+    def _assemble(self, policy: str, version: str, directory: Path, digest: str, mark: Mark | None) -> Version:
+        with mark or contextlib.nullcontext():
+            package = load(directory, digest)
+            if package.manifest.name != policy:
+                raise PackageError(f"the package is of policy {package.manifest.name!r}, not of {policy!r}")
+            built = self._build(policy, version, package, digest)
+        built.infer.mark = mark
+        return built
 
     def _note_refusal(self, policy: str, version: str, digest: str, reason: str) -> None:
         known = self._reasons.get((policy, version, digest))
@@ -253,11 +281,12 @@ class Follower:
     def _route(self, policy: str) -> None:
         """Build the policy's route from its picture and what is loaded, and swap it in if anything changed."""
         picture = self._pictures[policy]
-        asked = plan(picture)
+        asked = plan(picture, self._quarantined)
         loaded = self._loaded.get(policy, {})
         fitting = _fitting(picture, loaded)
         old = self._routes.get(policy)
         champion = self._champion(policy, asked, fitting, old)
+        self._trust(picture, loaded, champion)
         self._drain(policy, asked, loaded, champion)
         canary, problem = asked.canary, asked.problem
         if canary is not None:
@@ -306,6 +335,14 @@ class Follower:
             self._serving[policy] = (champion.name, champion.package_sha256)
         return champion
 
+    def _trust(self, picture: Picture, loaded: dict[str, Version], champion: Version | None) -> None:
+        """End the probation of versions that were promoted: a worker that dies while they are at work is no news."""
+        for name, version in loaded.items():
+            promoted = picture.versions.get(name, {}).get("validation_status") == "promoted"
+            if (promoted or version is champion) and version.infer.mark is not None:
+                version.infer.mark = None
+                self._unmark(Suspect(picture.policy, name, version.package_sha256))
+
     def _drain(self, policy: str, asked: Plan, loaded: dict[str, Version], champion: Version | None) -> None:
         draining = self._draining.setdefault(policy, {})
         for name, version in loaded.items():
@@ -320,13 +357,22 @@ class Follower:
         now = time.time()
         for policy, draining in self._draining.items():
             for name in [name for name, one in draining.items() if one.until <= now]:
+                if self._is_last_resort(policy, name):
+                    continue
                 del draining[name]
                 version = self._loaded.get(policy, {}).pop(name, None)
                 if policy in self._pictures:
                     self._route(policy)
                 if version is not None:
-                    _retire(version)
+                    self._unload(policy, version)
                     logs.info("version unloaded", policy=policy, version=name)
+
+    def _is_last_resort(self, policy: str, name: str) -> bool:
+        """Whether, without a champion, the version's fallback is what answers: then it stays, whatever its age."""
+        route = self._routes.get(policy)
+        if route is None or route.champion is not None:
+            return False
+        return route.provider is None or route.provider.name == name
 
     def _forget(self, policy: str) -> None:
         del self._pictures[policy]
@@ -334,9 +380,14 @@ class Follower:
         self._draining.pop(policy, None)
         self._serving.pop(policy, None)
         for version in self._loaded.pop(policy, {}).values():
-            _retire(version)
+            self._unload(policy, version)
         self._dropped(policy)
         logs.info("policy gone", policy=policy)
+
+    def _unload(self, policy: str, version: Version) -> None:
+        """Close a version once the requests that already hold its route are surely done."""
+        self._unmark(Suspect(policy, version.name, version.package_sha256))
+        asyncio.get_running_loop().call_later(_RETIRE_SECONDS, version.close)
 
     def _shown(self, picture: Picture, asked: Plan, problem: str | None) -> dict[str, dict[str, Any]]:
         shown: dict[str, dict[str, Any]] = {}
@@ -346,7 +397,9 @@ class Follower:
             digest = _digest(picture, name)
             reason = self._reasons.get((picture.policy, name, digest))
             entry: dict[str, Any] = {"status": "loading", "package_sha256": digest}
-            if name in fitting and name not in asked.refused:
+            if name in asked.refused and self._quarantined(digest):
+                entry = {"status": "quarantined", "package_sha256": digest, "reason": asked.refused[name]}
+            elif name in fitting and name not in asked.refused:
                 entry = {"status": "ready", "package_sha256": loaded[name].package_sha256, **loaded[name].remarks}
             elif reason is not None:
                 entry = {"status": "refused", "package_sha256": digest, "reason": reason[0]}
@@ -381,11 +434,6 @@ class Follower:
             logs.warning("last good state not written", detail=str(error))
         else:
             self._written = state
-
-
-def _retire(version: Version) -> None:
-    """Close a version once the requests that already hold its route are surely done."""
-    asyncio.get_running_loop().call_later(_RETIRE_SECONDS, version.close)
 
 
 def _digest(picture: Picture, version: str) -> str:

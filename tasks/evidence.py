@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from bentos import home, stats, store
 from bentos.assignment import Canary, parse
+from bentos.faults import KILLED_WORKER
 from tasks.analysis.guardrails import ArmStats
 from tasks.analysis.judge import Evidence
 from tasks.analysis.plan import CanaryPlan
@@ -41,6 +42,8 @@ def gather(plan: CanaryPlan) -> Evidence:
         events = connection.execute(
             sa.select(faults.c.kind, faults.c.detail)
             .where(faults.c.policy == plan.policy, faults.c.version == plan.version, faults.c.at >= since)
+            # one death may be anybody's doing; the second quarantines, which is an event of its own
+            .where(faults.c.kind != KILLED_WORKER)
             .order_by(faults.c.id)
         ).all()
         counters = store.arm_stats

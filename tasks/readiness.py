@@ -39,7 +39,7 @@ def await_version(policy: str, version: str, seconds: float) -> None:
         status, problem = _load(policy, version)
         if status == "ready":
             return
-        if status == "refused":
+        if status in ("refused", "quarantined"):
             raise VersionRefused(f"the gateway refuses version {version}: {problem}")
         if time.monotonic() >= deadline:
             raise GatewayNotReady(

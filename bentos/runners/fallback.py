@@ -103,7 +103,10 @@ class Fallback:
         bad = np.flatnonzero(~good)
         if len(bad) == rows.size:
             return await self._faulty(rows, NON_FINITE, "non-finite output")
-        self.breaker.success()
+        if self._champion() is self:
+            self.breaker.success()  # one client's odd observation must not shut the champion off for all
+        else:
+            self.breaker.fault(f"{NON_FINITE}: non-finite output")
         if rows.version != self._version:
             decision.sources = [FALLBACK] * rows.size
         decision.put(bad, await self._rescue(rows.take(bad), None))

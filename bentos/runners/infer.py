@@ -6,6 +6,7 @@ import numpy as np
 
 from bentos.interface import NEXT
 from bentos.package import Policy
+from bentos.quarantine import Mark
 from bentos.rows import POLICY, Array, Decision, Rows
 
 _SCORES = ("logits", "q_values")
@@ -21,6 +22,8 @@ class Infer:
         self._scores = next((name for name in _SCORES if name in names), None)
         recurrent = [name for name in names if name.startswith(NEXT)]
         self.recurrent = [name.removeprefix(NEXT) for name in recurrent]
+        self.mark: Mark | None = None
+        """Set while the version is on probation: its calls are marked, should one kill the worker."""
         self._plain = ["action", "finite", *recurrent]
         self._ranked = [*self._plain, self._scores] if self._scores else self._plain
         self._one = None if recurrent else policy.run_one
@@ -31,6 +34,13 @@ class Infer:
 
     def run(self, rows: Rows) -> Decision:
         """The graph's own actions. Raises whatever ONNX Runtime raises."""
+        mark = self.mark
+        if mark is None:
+            return self._run(rows)
+        with mark:
+            return self._run(rows)
+
+    def _run(self, rows: Rows) -> Decision:
         ranked = rows.masks is not None and self._scores is not None
         if rows.size == 1 and self._one is not None and not ranked:
             action, finite = self._one(rows.feeds)

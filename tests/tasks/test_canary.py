@@ -301,7 +301,9 @@ def test_a_fault_event_of_the_challenger_ends_the_canary(world: World) -> None:
     assert world.look(plan)["verdict"] == "continue", "what was before the canary does not count"
     with store.connect(home.database_url()).begin() as connection:
         connection.execute(sa.insert(store.fault_events).values(version="1", detail="x", at=time.time(), **fault))
-    assert world.look(plan)["verdict"] == "continue", "nor does what the champion did"
+        death = {**fault, "kind": "killed_worker"}
+        connection.execute(sa.insert(store.fault_events).values(version="2", detail="x", at=time.time(), **death))
+    assert world.look(plan)["verdict"] == "continue", "nor what the champion did, nor a first death"
     with store.connect(home.database_url()).begin() as connection:
         connection.execute(
             sa.insert(store.fault_events).values(version="2", detail="5 exceptions", at=time.time(), **fault)

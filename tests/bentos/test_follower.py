@@ -1,0 +1,218 @@
+"""The follower by itself, on a registry that answers at once: what stays loaded, and what must not be loaded at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bentos import follower as module
+from bentos.faults import Event, Faults
+from bentos.follower import Follower
+from bentos.overrides import Overrides
+from bentos.package import Outcomes, Policy
+from bentos.quarantine import Mark, Marks, Suspect
+from bentos.registry import Picture
+from bentos.routes import Route
+from bentos.rows import Rows
+from bentos.runners.assign import Assign
+from bentos.stats import Stats
+from bentos.versions import Version
+from tests.bentos.policy_packages import constant_graph, write_package
+
+TTL = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=0.01)
+
+
+class Registry:
+    """Says what it is told to say; its packages are on this disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.picture = Picture("p", None, None, None, None, None, {})
+
+    def say(self, statuses: dict[str, str], **about: Any) -> None:
+        """The versions by status, packages made as needed, and the aliases."""
+        versions = {}
+        for version, status in statuses.items():
+            package = self.directory / version
+            digest = write_package(package, name="p", graph=constant_graph(1), outcomes=TTL)
+            versions[version] = {"validation_status": status, "package_sha256": digest, "package_uri": str(package)}
+        told = {"champion": None, "previous": None, "challenger": None, "canary": None, **about}
+        self.picture = Picture("p", newest=max(statuses), versions=versions, **told)
+
+    async def pictures(self, refresh: bool) -> list[Picture]:
+        return [self.picture]
+
+    async def fetch_package(self, uri: str, package_sha256: str, cache: Path) -> Path:
+        return Path(uri) if uri else self.directory / "1"
+
+    async def close(self) -> None:
+        pass
+
+
+class Gateway:
+    """What a worker keeps around its follower."""
+
+    def __init__(self, directory: Path, registry: Registry) -> None:
+        self.routes: dict[str, Route] = {}
+        self.faults = Faults()
+        self.marks = Marks(directory / "marks", f"w{os.urandom(4).hex()}")
+        self.loaded: list[str] = []
+        self.marked: dict[str, Mark | None] = {}
+        self.follower = Follower(
+            registry,  # type: ignore[arg-type]
+            directory,
+            build=self._build,
+            routed=lambda route: self.routes.update({route.policy: route}),
+            dropped=lambda policy: None,
+            refused=lambda *about: None,
+            withdrawn=self.faults.withdrawn,
+            quarantined=self.faults.quarantined,
+            mark=self._mark,
+            unmark=self.marks.release,
+        )
+
+    def _mark(self, suspect: Suspect) -> Mark | None:
+        mark = self.marked[suspect.version] = self.marks.of(suspect)
+        return mark
+
+    def _build(self, policy: str, version: str, package: Policy, digest: str) -> Version:
+        self.loaded.append(version)
+        return Version(
+            version,
+            package,
+            digest,
+            stats=Stats(),
+            overrides=Overrides(),
+            champion=lambda: self.routes["p"].champion,
+            opened=lambda broken, reason: None,
+        )
+
+    async def polled(self, times: int = 2) -> Route:
+        """The route after some polls."""
+        for _ in range(times):
+            await self.follower.poll()
+            await self.follower._settle()
+        return self.routes["p"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[Registry, Callable[[], Gateway]]:
+    registry = Registry(tmp_path / "packages")
+    return registry, lambda: Gateway(tmp_path / "gateway", registry)
+
+
+async def answer(route: Route) -> tuple[list[int], list[str], list[str | None]]:
+    rows = Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1)
+    decision, _ = await Assign(route).decide(rows, None)
+    return decision.action.tolist(), decision.sources, decision.versions
+
+
+def canary(version: str, champion: str | None = "1", started_at: float = 0.0) -> str:
+    about = {"generation": "g", "champion": champion, "version": version, "weight": 0.5, "salt": "00"}
+    return json.dumps({**about, "started_at": started_at})
+
+
+World = tuple[Registry, Callable[[], Gateway]]
+
+
+def test_without_a_champion_the_last_version_that_has_a_fallback_is_never_unloaded(world: World) -> None:
+    """Not after its episodes' time, not by a newer one that was rejected, and not by a restart."""
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "inconclusive"})
+        gateway = start()
+        await gateway.polled()
+        registry.say({"2": "rejected"})
+        await gateway.polled()
+        await asyncio.sleep(0.05)
+        assert await answer(await gateway.polled()) == ([0], ["fallback"], [None])
+        again = start()
+        await again.follower.start()
+        assert await answer(await again.polled()) == ([0], ["fallback"], [None])
+        registry.say({"2": "rejected", "3": "promoted"}, champion="3")
+        route = await again.polled(3)
+        assert await answer(route) == ([1], ["policy"], ["3"])
+        assert set(route.versions) == {"3"}, "with a champion nobody needs it"
+
+    asyncio.run(scenario())
+
+
+def test_newcomers_are_loaded_and_decide_under_a_mark_until_they_are_promoted(world: World) -> None:
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "promoted", "2": "approved"}, champion="1", canary=canary("2"))
+        gateway = start()
+        route = await gateway.polled()
+        assert set(gateway.marked) == {"2"}
+        assert route.versions["1"].infer.mark is None
+        assert route.versions["2"].infer.mark is gateway.marked["2"]
+        registry.say({"1": "promoted", "2": "promoted"}, champion="2", previous="1")
+        route = await gateway.polled()
+        assert route.versions["2"].infer.mark is None
+
+    asyncio.run(scenario())
+
+
+def test_a_quarantined_package_leaves_its_running_episodes_to_the_champion_and_is_never_loaded_again(
+    world: World,
+) -> None:
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "promoted", "2": "approved"}, champion="1", canary=canary("2"))
+        gateway = start()
+        route = await gateway.polled()
+        digest = route.versions["2"].package_sha256
+        for worker in ("w1", "w2"):
+            gateway.faults.note(Event("p", "2", digest, "killed_worker", 1.0, worker))
+        gateway.follower.reroute("p")
+        route = gateway.routes["p"]
+        assert (route.canary, route.withdrawn) == (None, {"2"})
+        assert (route.shown["2"]["status"], "quarantined" in route.shown["2"]["reason"]) == ("quarantined", True)
+        again = start()
+        again.faults = gateway.faults
+        again.follower._quarantined = gateway.faults.quarantined
+        await again.follower.start()
+        route = await again.polled()
+        assert again.loaded == ["1"]
+        assert route.shown["2"]["status"] == "quarantined"
+
+    asyncio.run(scenario())
+
+
+def test_the_last_good_state_is_whole_at_every_moment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is killed while writing it leaves the one before, and no draft is ever taken for it."""
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "promoted"}, champion="1")
+        gateway = start()
+        await gateway.polled()
+        registry.say({"1": "promoted", "2": "promoted"}, champion="2", previous="1")
+
+        def killed(draft: Path, target: Path) -> None:
+            draft.write_bytes(draft.read_bytes()[:20])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await gateway.polled()
+        registry.picture = registry.picture.__class__("q", None, None, None, None, None, {})
+        again = start()
+        monkeypatch.setattr(module.Follower, "poll", lambda self: asyncio.sleep(0))
+        await again.follower.start()
+        champion = again.routes["p"].champion
+        assert champion is not None
+        assert champion.name == "1"
+
+    asyncio.run(scenario())
