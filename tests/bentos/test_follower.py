@@ -110,7 +110,8 @@ def world(tmp_path: Path) -> tuple[Registry, Callable[[], Gateway]]:
 
 async def answer(route: Route) -> tuple[list[int], list[str], list[str | None]]:
     rows = Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1)
-    decision, _ = await Assign(route).decide(rows, None)
+    assign = Assign(route)
+    decision = await assign.decide(rows, assign.seats(rows, None))
     return decision.action.tolist(), decision.sources, decision.versions
 
 
