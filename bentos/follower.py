@@ -4,104 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bentos import logs
-from bentos.assignment import Canary, parse
+from bentos.assignment import Canary
 from bentos.faults import QUARANTINE
-from bentos.package import PackageError, Policy, load
+from bentos.last_good import Draining, Kept, LastGood
+from bentos.package import PackageError, Policy, load, read_manifest
+from bentos.plan import Plan, Quarantined, digest_of, plan
 from bentos.quarantine import Mark, Suspect
-from bentos.registry import ROUTABLE, Picture, Registry, RegistryDown
+from bentos.registry import Picture, Registry, RegistryDown
 from bentos.routes import Route
+from bentos.unopened import Unopened
 from bentos.versions import Version, same_questions
 
-_ENDED = ("rolled_back", "inconclusive")
 _RETRY_SECONDS = 30.0
 _REFRESH_POLLS = 5
 _START_TIMEOUT = 1.5
 _RETIRE_SECONDS = 60.0
 
+Assemble = Callable[[Path], Version]
 BuildVersion = Callable[[str, str, Policy, str], Version]
 Refused = Callable[[str, str, str, str], None]
 Withdrawn = Callable[[str, str | None, Canary | None, dict[str, Version]], frozenset[str]]
-Quarantined = Callable[[str], bool]
-
-
-class Draining(msgspec.Struct, frozen=True):
-    """A version that gets no new traffic but answers its running episodes until `until` (Unix seconds)."""
-
-    package_sha256: str
-    until: float
-
-
-class LastGood(msgspec.Struct):
-    """What a gateway keeps on disk to start without the registry."""
-
-    pictures: list[Picture] = []
-    draining: dict[str, dict[str, Draining]] = {}
-    serving: dict[str, tuple[str, str]] = {}
-    """The champion that answers, by policy: version and package digest."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What a picture asks of a gateway: versions to load, who is champion, the canary, and what is refused and why."""
-
-    champion: str | None
-    canary: Canary | None
-    wanted: tuple[str, ...]
-    refused: dict[str, str]
-    problem: str | None
-
-
-def plan(picture: Picture, quarantined: Quarantined = lambda digest: False) -> Plan:
-    """Read a picture. An alias moved by hand cannot skip the gates: only approved and promoted versions are routed.
-
-    `quarantined` says which packages (by digest) must not be loaded, unless they were promoted all the same: a
-    champion is trusted with more than a newcomer.
-
-    A version that ended its canary otherwise is still loaded when it is the newest there is, so that its spec's
-    fallback can answer where there is no champion.
-    """
-    wanted: list[str] = []
-    refused: dict[str, str] = {}
-    problem: str | None = None
-    canary: Canary | None = None
-    if picture.canary:
-        try:
-            canary = parse(picture.canary)
-        except (ValueError, msgspec.MsgspecError) as error:
-            problem = f"the canary tag does not fit: {error}"
-    named = [picture.champion, picture.previous, picture.challenger, canary.version if canary else None]
-    for version in [*named, picture.newest]:
-        if version is None or version in wanted or version in refused:
-            continue
-        tags = picture.versions.get(version, {})
-        status = tags.get("validation_status", "none")
-        if status != "promoted" and quarantined(_digest(picture, version)):
-            refused[version] = QUARANTINE
-        elif status in ROUTABLE or (status in _ENDED and version == picture.newest):
-            wanted.append(version)
-        elif version in named:
-            refused[version] = f"validation_status is {status}; only {' and '.join(ROUTABLE)} versions are routed"
-    champion = picture.champion
-    if canary is not None and canary.champion != champion:
-        problem = f"the canary was started against champion {canary.champion}, the champion now is {champion}"
-        canary = None
-    if canary is not None:
-        status = picture.versions.get(canary.version, {}).get("validation_status", "none")
-        if status not in ROUTABLE:
-            problem = f"the canary's version {canary.version} is {status}"
-            canary = None
-        elif canary.version in refused:
-            problem, canary = refused[canary.version], None
-    return Plan(champion, canary, tuple(wanted), refused, problem)
 
 
 class Follower:
@@ -130,7 +59,7 @@ class Follower:
         self._registry = registry
         self._packages = directory / "packages"
         self._packages.mkdir(parents=True, exist_ok=True)
-        self._file = directory / "state.json"
+        self._kept = Kept(directory / "state.json")
         self._build = build
         self._routed = routed
         self._dropped = dropped
@@ -147,13 +76,12 @@ class Follower:
         self._loading: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._routes: dict[str, Route] = {}
         self._polls = 0
-        self._written = b""
         self.seen_at: float | None = None
         self.ok = False
 
     async def start(self) -> None:
         """Serve what was served last, then what the registry says, if it answers soon."""
-        last = self._recall()
+        last = self._kept.read()
         self._draining, self._serving = last.draining, last.serving
         for picture in last.pictures:
             self._take(picture)
@@ -195,7 +123,7 @@ class Follower:
         for policy in set(self._pictures) - {picture.policy for picture in pictures}:
             self._forget(policy)
         self._expire()
-        self._remember()
+        self._kept.write(LastGood(list(self._pictures.values()), self._draining, self._serving))
 
     def reroute(self, policy: str) -> None:
         """Look at a policy's route again: a fault event or a breaker changed who may decide."""
@@ -211,26 +139,29 @@ class Follower:
         for version in {*self._draining.get(picture.policy, {}), *([serving[0]] if serving else [])}:
             if version not in asked.wanted:
                 self._want(picture, version)
+        if asked.champion is None and picture.newest and asked.refused.get(picture.newest) == QUARANTINE:
+            self._want(picture, picture.newest)  # at least its fallback
         for version, reason in asked.refused.items():
             if version not in self._loaded.get(picture.policy, {}):  # else it was routable, and is draining
-                self._note_refusal(picture.policy, version, _digest(picture, version), reason)
+                self._note_refusal(picture.policy, version, digest_of(picture, version), reason)
         self._route(picture.policy)
 
     def _want(self, picture: Picture, version: str) -> None:
         policy = picture.policy
         tags = picture.versions.get(version, {})
         digest = tags.get("package_sha256") or self._digest_of_old(policy, version)
-        have = self._loaded.get(policy, {}).get(version)
-        if (have is not None and have.package_sha256 == digest) or (policy, version) in self._loading:
-            return
         promoted = tags.get("validation_status") == "promoted"
-        if self._quarantined(digest) and not promoted:
+        quarantined = self._quarantined(digest) and not promoted
+        have = self._loaded.get(policy, {}).get(version)
+        fits = have is not None and have.package_sha256 == digest and (quarantined or not have.unopened)
+        if fits or (policy, version) in self._loading or (quarantined and picture.champion is not None):
             return
         reason = self._reasons.get((policy, version, digest))
         if reason is not None and time.monotonic() - reason[1] < _RETRY_SECONDS:
             return
-        mark = None if promoted else self._mark(Suspect(policy, version, digest))
-        task = asyncio.create_task(self._load(policy, version, tags.get("package_uri", ""), digest, mark))
+        mark = None if promoted or quarantined else self._mark(Suspect(policy, version, digest))
+        assemble = functools.partial(self._assemble, policy, version, digest, mark, not quarantined)
+        task = asyncio.create_task(self._load(policy, version, tags.get("package_uri", ""), digest, assemble))
         self._loading[policy, version] = task
 
     def _digest_of_old(self, policy: str, version: str) -> str:
@@ -238,12 +169,12 @@ class Follower:
         name, digest = self._serving.get(policy, ("", ""))
         return draining.package_sha256 if draining else digest if name == version else ""
 
-    async def _load(self, policy: str, version: str, uri: str, digest: str, mark: Mark | None) -> None:
+    async def _load(self, policy: str, version: str, uri: str, digest: str, assemble: Assemble) -> None:
         try:
             if not digest:
                 raise PackageError("the version has no package_sha256 tag")
             directory = await self._registry.fetch_package(uri, digest, self._packages)
-            built = await asyncio.to_thread(self._assemble, policy, version, directory, digest, mark)
+            built = await asyncio.to_thread(assemble, directory)
         except PackageError as error:
             self._unmark(Suspect(policy, version, digest))
             self._note_refusal(policy, version, digest, str(error))
@@ -262,9 +193,12 @@ class Follower:
         if policy in self._pictures:
             self._route(policy)
 
-    def _assemble(self, policy: str, version: str, directory: Path, digest: str, mark: Mark | None) -> Version:
+    def _assemble(
+        self, policy: str, version: str, digest: str, mark: Mark | None, opened: bool, directory: Path
+    ) -> Version:
+        """A version from its package's directory, made under its mark; not `opened`: for its fallback alone."""
         with mark or contextlib.nullcontext():
-            package = load(directory, digest)
+            package = load(directory, digest) if opened else Unopened(directory, read_manifest(directory, digest))
             if package.manifest.name != policy:
                 raise PackageError(f"the package is of policy {package.manifest.name!r}, not of {policy!r}")
             built = self._build(policy, version, package, digest)
@@ -394,7 +328,7 @@ class Follower:
         loaded = self._loaded.get(picture.policy, {})
         fitting = _fitting(picture, loaded)
         for name in sorted({*asked.wanted, *asked.refused, *loaded}, key=_number):
-            digest = _digest(picture, name)
+            digest = digest_of(picture, name)
             reason = self._reasons.get((picture.policy, name, digest))
             entry: dict[str, Any] = {"status": "loading", "package_sha256": digest}
             if name in asked.refused and self._quarantined(digest):
@@ -413,39 +347,13 @@ class Follower:
         while self._loading:
             await asyncio.wait(self._loading.values())
 
-    def _recall(self) -> LastGood:
-        try:
-            return msgspec.json.decode(self._file.read_bytes(), type=LastGood)
-        except FileNotFoundError:
-            return LastGood()
-        except (OSError, msgspec.MsgspecError) as error:
-            logs.warning("last good state not readable", detail=str(error))
-            return LastGood()
-
-    def _remember(self) -> None:
-        state = msgspec.json.encode(LastGood(list(self._pictures.values()), self._draining, self._serving))
-        if state == self._written:
-            return
-        draft = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            draft.write_bytes(state)
-            draft.replace(self._file)
-        except OSError as error:
-            logs.warning("last good state not written", detail=str(error))
-        else:
-            self._written = state
-
-
-def _digest(picture: Picture, version: str) -> str:
-    return picture.versions.get(version, {}).get("package_sha256", "")
-
 
 def _fitting(picture: Picture, loaded: dict[str, Version]) -> dict[str, Version]:
     """The loaded versions whose package is the one that the registry names now (drained ones it no longer tells of)."""
     return {
         name: version
         for name, version in loaded.items()
-        if name not in picture.versions or version.package_sha256 == _digest(picture, name)
+        if name not in picture.versions or version.package_sha256 == digest_of(picture, name)
     }
 
 

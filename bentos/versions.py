@@ -24,7 +24,8 @@ from bentos.runners.record import Record
 from bentos.runners.remember import Remember
 from bentos.shadow import Shadow
 from bentos.stats import ActionLabels, Stats
-from bentos.warmup import warm_up
+from bentos.unopened import Unopened
+from bentos.warmup import Pace, warm_up
 
 _FALLBACK = "fallback"
 """Who a fallback package's recurrent state belongs to."""
@@ -58,7 +59,8 @@ class Version:
         self.breaker = Breaker(manifest.serve.max_errors, lambda reason: opened(self, reason))
         self.explores = explore.wanted(manifest.serve.explore)
         self.infer = explore.Explore(policy, name) if self.explores else Infer(policy, name)
-        pace = warm_up(self.infer, manifest)
+        self.unopened = isinstance(policy, Unopened)
+        pace = Pace(0, 1) if self.unopened else warm_up(self.infer, manifest)
         self.batch = Batch(
             self.infer,
             batch_size=manifest.serve.batch_size,

@@ -190,6 +190,27 @@ def test_a_quarantined_package_leaves_its_running_episodes_to_the_champion_and_i
     asyncio.run(scenario())
 
 
+def test_the_first_release_that_is_quarantined_still_lends_its_fallback_unopened(world: World) -> None:
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "approved"}, canary=canary("1", champion=None))
+        digest = registry.picture.versions["1"]["package_sha256"]
+        gateway = start()
+        for worker in ("w1", "w2"):
+            gateway.faults.note(Event("p", "1", digest, "killed_worker", 1.0, worker))
+        route = await gateway.polled()
+        assert (route.shown["1"]["status"], route.withdrawn) == ("quarantined", {"1"})
+        assert route.versions["1"].unopened
+        assert await answer(route) == ([0], ["fallback"], [None])
+        registry.say({"1": "promoted"}, champion="1")
+        route = await gateway.polled()
+        assert not route.versions["1"].unopened, "a person trusts it"
+        assert await answer(route) == ([1], ["policy"], ["1"])
+
+    asyncio.run(scenario())
+
+
 def test_the_last_good_state_is_whole_at_every_moment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is killed while writing it leaves the one before, and no draft is ever taken for it."""
     registry, start = world

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bentos.follower import plan
 from bentos.package import PackageError
+from bentos.plan import plan
 from bentos.registry import Picture, artifact_path, verify
 from tests.bentos.policy_packages import write_package
 

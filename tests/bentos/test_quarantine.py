@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from bentos import faults, quarantine, store
 from bentos.faults import Faults, bury
-from bentos.follower import plan
+from bentos.plan import plan
 from bentos.quarantine import Death, Marks, Suspect
 from tests.bentos.test_plan import canary, picture
 
@@ -154,3 +154,4 @@ def test_a_quarantined_package_is_refused_and_its_canary_does_not_run_unless_it_
     assert (found.wanted, found.refused, found.canary) == (("1",), {"2": faults.QUARANTINE}, None)
     assert found.problem == faults.QUARANTINE
     assert asked("promoted").wanted == ("1", "2")
+    assert "candidate" in asked("candidate").refused["2"], "it would not be routed anyway"
