@@ -47,10 +47,10 @@ class Shadow:
     actions: 1 where they differ; continuous ones: the mean distance as a share of the action's span, absolute in a
     dimension without bounds), and the requests `dropped` because the shadow was busy.
 
-    A policy with memory has none here: each of its rows is decided as at an episode's start, so only its faults,
-    latency and adjustments say something, and nothing is compared. Its breaker hears of faults and successes, so an
-    open one is probed by what nobody acts on. Everything but the model call happens on the event loop, and no error
-    leaves.
+    Of a policy that explores the actions are drawn, so that even equals disagree. One with memory has none here: each
+    of its rows is decided as at an episode's start, so only its faults, latency and adjustments say something, and
+    nothing is compared. The version's breaker hears of faults and successes, so an open one is probed by what nobody
+    acts on. Everything but the model call happens on the event loop, and no error leaves.
     """
 
     def __init__(self, version: str, infer: Infer, manifest: Manifest, breaker: Breaker, stats: Stats) -> None:

@@ -34,7 +34,7 @@ class Explore(Infer):
         self._ranks = isinstance(self._distribution, Categorical)
         self._asked = ["finite", *self._distribution.outputs, *(f"{NEXT}{name}" for name in self.recurrent)]
 
-    def run(self, rows: Rows) -> Decision:
+    def _run(self, rows: Rows) -> Decision:
         """Actions drawn, none of them forbidden by the rows' masks. Raises whatever ONNX Runtime raises.
 
         A row whose parameters give no probability counts as not finite.

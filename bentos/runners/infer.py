@@ -41,6 +41,7 @@ class Infer:
             return self._run(rows)
 
     def _run(self, rows: Rows) -> Decision:
+        """What `run` answers, whether its calls are marked or not."""
         ranked = rows.masks is not None and self._scores is not None
         if rows.size == 1 and self._one is not None and not ranked:
             action, finite = self._one(rows.feeds)
