@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import UNSET
 
-from bentos.oip.datatypes import BYTES, layout_of, pack
+from bentos.oip.datatypes import BYTES, pack
 from bentos.oip.messages import InferRequest, InferResponse, OutputTensor, encode
 from bentos.oip.model import ACTION, STATE, Model
 from bentos.problems import Problem, brief
@@ -68,7 +68,7 @@ def _action(model: Model, answer: Answer, binary: bool) -> tuple[OutputTensor, b
     action = answer.decision.action
     tensor = OutputTensor(ACTION, model.action_datatype, list(action.shape))
     if binary:
-        return tensor, action.astype(layout_of(action.dtype.name), copy=False).tobytes()
+        return tensor, action.astype(model.action_layout, copy=False).tobytes()
     tensor.data = action.reshape(-1).tolist()
     return tensor, b""
 

@@ -7,7 +7,7 @@ from typing import Any
 from bentos.interface import MASK
 from bentos.manifest import Manifest, Tensor
 from bentos.masks import Masks
-from bentos.oip.datatypes import BYTES, config_name_of, name_of
+from bentos.oip.datatypes import BYTES, config_name_of, layout_of, name_of
 from bentos.oip.messages import ModelMetadata, TensorMetadata
 from bentos.rows import MAX_ROWS
 
@@ -38,6 +38,7 @@ class Model:
         self.mask = Tensor(MASK, "bool", (width,)) if width else None
         self.action = Tensor(ACTION, space.dtype, space.shape)
         self.action_datatype = name_of(space.dtype)
+        self.action_layout = layout_of(space.dtype)
         self.outputs = (ACTION, *(name for name in TEXT_OUTPUTS if stateful or name != STATE))
         self.given = (ACTION, STATE) if stateful else (ACTION,)
         self._inputs = [*self.observations.values(), *(one for one in manifest.inputs if one.name == MASK)]
