@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from tests.bentos.fuzzing import HANG_SECONDS, REQUESTS, Target
+from tests.bentos.fuzzing import FROM_OPENAPI, HANG_SECONDS, Target
 from tests.bentos.gateway_process import ADMIN_TOKEN
 
 PLAUSIBLE = [[0.0, 0.0, 0.0, 1.0], [0, 0, 0, -1], [[0.0] * 4] * 2, [0.0, 1e38, -1e300, 1], [[[]]], "word", 7, None]
@@ -68,6 +68,6 @@ def test_no_generated_request_is_answered_with_a_servers_error(target: Target) -
         session.headers["authorization"] = f"Bearer {ADMIN_TOKEN}"
         for operation in operations:
             if not operation.body:  # there is only a path to get wrong
-                send_some(target, session, operation, GenerationMode.POSITIVE, max(2, REQUESTS // 200))
+                send_some(target, session, operation, GenerationMode.POSITIVE, max(2, FROM_OPENAPI // 100))
         for operation, mode in asked:
-            send_some(target, session, operation, mode, max(2, REQUESTS // 2 // len(asked)))
+            send_some(target, session, operation, mode, max(2, FROM_OPENAPI // len(asked)))
