@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from benchmarks.serving import policy, report, wrk
+from benchmarks.serving import environments, policy, report, wrk
 from benchmarks.serving.compare import compare
-from benchmarks.serving.peers.peer import PROJECT_PYTHON
 from benchmarks.serving.peers.table import PEERS
 
 WIDTH = 150
@@ -24,6 +23,7 @@ def main() -> int:
     parser.add_argument("--peers", type=_peers, default=list(PEERS), help=f"comma-separated, of {', '.join(PEERS)}")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one run; a whole number, at least 1")
     parser.add_argument("--rounds", type=int, default=3, help="how often each peer is run between runs of the ceiling")
+    parser.add_argument("--install", action="store_true", help="first install the peers that need an environment")
     parser.add_argument("--json", type=Path, help="where to write what was measured")
     given = parser.parse_args()
     console = Console(width=WIDTH)
@@ -32,12 +32,14 @@ def main() -> int:
     except wrk.Missing as error:
         console.print(str(error))
         return 2
+    peers = [PEERS[name] for name in given.peers]
+    if given.install:
+        for peer in peers:
+            environments.install(peer)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         made = policy.make(directory / "policy")
-        pythons = dict.fromkeys(PEERS, PROJECT_PYTHON)
-        peers = [PEERS[name] for name in given.peers]
-        lines = compare(peers, made, directory, given.seconds, given.rounds, pythons)
+        lines = compare(peers, made, directory, given.seconds, given.rounds)
         report.compared(console, lines)
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode({"peers": lines}), indent=2))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.serving import environments
 from benchmarks.serving.peers.peer import Peer
 from benchmarks.serving.peers.table import CEILING
 from benchmarks.serving.policy import Policy
@@ -25,10 +26,8 @@ class Line(msgspec.Struct):
     problem: str | None = None
 
 
-def compare(
-    peers: Sequence[Peer], policy: Policy, scratch: Path, seconds: float, rounds: int, pythons: dict[str, str]
-) -> dict[str, Line]:
-    """Measure the peers one after the other. `pythons` names the Python of each that is not the project's own."""
+def compare(peers: Sequence[Peer], policy: Policy, scratch: Path, seconds: float, rounds: int) -> dict[str, Line]:
+    """Measure the peers one after the other."""
     found: dict[str, Line] = {}
     runs: dict[int, list[Run]] = {connections: [] for connections in CONNECTIONS}
     with serve(CEILING, policy, scratch) as ceiling:
@@ -38,11 +37,12 @@ def compare(
             line = found[peer.name] = Line(peer.title)
             if peer.name == CEILING.name:
                 continue
-            if peer.name not in pythons:
+            python = environments.python(peer)
+            if python is None:
                 line.problem = "not installed: run with --install"
                 continue
             try:
-                with serve(peer, policy, scratch, pythons[peer.name]) as serving:
+                with serve(peer, policy, scratch, python) as serving:
                     target = serving.one()
                     warm_up(target)
                     for connections in CONNECTIONS:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 120.0
+START_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 _TAIL = 3_000
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -40,7 +40,7 @@ class Server:
             self._process = subprocess.Popen(
                 launch.command,
                 cwd=REPOSITORY,
-                env={**os.environ, **_ONE_THREAD, **launch.environment},
+                env={**os.environ, **_ONE_THREAD, "PATH": _path(launch), **launch.environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -95,3 +95,8 @@ class Server:
                 continue
         psutil.wait_procs(family, timeout=10)
         self._process.wait(10)
+
+
+def _path(launch: Launch) -> str:
+    """The programs of the command's own environment come first: some servers start them by name."""
+    return os.pathsep.join((str(Path(launch.command[0]).parent), os.environ["PATH"]))

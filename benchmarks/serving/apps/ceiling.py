@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 import uvicorn
+
+from benchmarks.serving.apps.runtime import open_session
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -47,14 +48,6 @@ class Infer(msgspec.Struct):
     """The JSON part of an Open Inference Protocol request."""
 
     inputs: list[Tensor]
-
-
-def open_session(graph: str) -> ort.InferenceSession:
-    """One thread, no spinning: what is fastest for a small graph."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 class App:

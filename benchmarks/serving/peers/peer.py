@@ -47,6 +47,9 @@ class Peer:
     packages: ClassVar[tuple[str, ...]] = ()
     """What is installed into an environment of its own; nothing: it runs in the project's."""
 
+    environment: ClassVar[str] = ""
+    """The name of that environment."""
+
     path = "/act"
     many_path: str | None = None
     """Where many observations are asked at once, if they can be."""
@@ -74,6 +77,9 @@ def post(url: str, body: bytes) -> Any:
     answer.raise_for_status()
     return msgspec.json.decode(answer.content)
 
+
+RUNTIME = ("onnxruntime==1.31.1", "numpy==2.4.6", "msgspec==0.22.0")
+"""What every peer in an environment of its own runs the graph with: the project's own versions."""
 
 JSON = {"Content-Type": "application/json"}
 PROJECT_PYTHON = sys.executable
