@@ -1,31 +1,39 @@
-"""`python -m benchmarks.serving`: measure, print, and write what was measured as JSON."""
+"""`python -m benchmarks.serving`: measure, print, and write what was measured as JSON.
+
+Ratios are what to read: they are of runs in turns, seconds apart. Absolute figures are of this machine at this moment.
+"""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 
 from benchmarks.serving import environments, policy, report, wrk
+from benchmarks.serving.binary import binary
 from benchmarks.serving.compare import compare
+from benchmarks.serving.cores import cores
+from benchmarks.serving.decision import decision
 from benchmarks.serving.peers.table import PEERS
+from benchmarks.serving.server import NotServing
+from benchmarks.serving.slow import slow
+from benchmarks.serving.standing import standing
 
 WIDTH = 150
+MEASUREMENTS = ("peers", "binary", "decision", "slow", "cores", "standing")
 
 
 def main() -> int:
     """Exit 2 where the machine has no `wrk`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--peers", type=_peers, default=list(PEERS), help=f"comma-separated, of {', '.join(PEERS)}")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one run; a whole number, at least 1")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each peer is run between runs of the ceiling")
-    parser.add_argument("--install", action="store_true", help="first install the peers that need an environment")
-    parser.add_argument("--json", type=Path, help="where to write what was measured")
-    given = parser.parse_args()
+    given = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server outlives the benchmark
     console = Console(width=WIDTH)
     try:
         wrk.check()
@@ -36,22 +44,55 @@ def main() -> int:
     if given.install:
         for peer in peers:
             environments.install(peer)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch)
-        made = policy.make(directory / "policy")
-        lines = compare(peers, made, directory, given.seconds, given.rounds)
-        report.compared(console, lines)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        scratch, seconds, rounds = Path(directory), given.seconds, given.rounds
+        made = policy.make(scratch / "policy")
+        ways: dict[str, Callable[[], Any]] = {
+            "peers": lambda: compare(
+                peers, made, scratch, seconds, rounds, lambda line: report.progress(console, line)
+            ),
+            "binary": lambda: binary(made, scratch, seconds, rounds),
+            "decision": lambda: decision(made, scratch),
+            "slow": lambda: slow(made, scratch, seconds),
+            "cores": lambda: cores(made, scratch, seconds, rounds),
+            "standing": lambda: standing(made, scratch),
+        }
+        for name in given.measure:
+            try:
+                found[name] = ways[name]()
+            except NotServing as error:
+                found[name] = None
+                console.print(f"{name}: not measured: {error}")
+                continue
+            report.show(console, name, found[name])
     if given.json:
-        given.json.write_bytes(msgspec.json.format(msgspec.json.encode({"peers": lines}), indent=2))
+        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
     return 0
 
 
-def _peers(text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    unknown = sorted(set(names) - set(PEERS))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PEERS)}, came {', '.join(unknown)}")
-    return names
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--peers", type=_some_of(tuple(PEERS)), default=list(PEERS), help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--measure", type=_some_of(MEASUREMENTS), default=list(MEASUREMENTS), help=f"of {', '.join(MEASUREMENTS)}"
+    )
+    parser.add_argument("--seconds", type=int, default=2, help="of one run (default 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each peer between runs of the ceiling (2)")
+    parser.add_argument("--install", action="store_true", help="first install the peers that need an environment")
+    parser.add_argument("--json", type=Path, help="where to write what was measured")
+    return parser.parse_args()
+
+
+def _some_of(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, came {', '.join(unknown)}")
+        return names
+
+    return parse
 
 
 if __name__ == "__main__":

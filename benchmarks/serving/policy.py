@@ -6,6 +6,7 @@ the action alone (the package's own graph also says whether its numbers are fini
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ class Policy:
     actions: Whole
 
 
-def make(directory: Path, **serve: Any) -> Policy:
-    """Write the policy in all its forms. `serve` is the package's `serve` section. Takes some seconds."""
+def make(directory: Path) -> Policy:
+    """Write the policy in all its forms. Takes some seconds."""
     import onnx
     from onnx.utils import Extractor
     from stable_baselines3 import PPO
@@ -77,11 +78,23 @@ def make(directory: Path, **serve: Any) -> Policy:
     packaging = Packaging(
         NAME,
         {"id": None},
-        serve=package.Serve(**{"fallback": {"constant": 0}, **serve}),
+        serve=package.Serve(fallback={"constant": 0}),
         safety=package.Safety(observation_range=RANGE),
     )
     assemble(target, packaging, evidence, {"observation": flat}, actions, git_sha())
     return Policy(target, directory / "policy.onnx", directory / "policy.zip", flat, actions)
+
+
+def copy(package: Path, directory: Path, name: str, **serve: Any) -> str:
+    """Write the same package under another name, with some of its `serve` section changed; its digest."""
+    import msgspec
+
+    from bentos.package import read_manifest, write_manifest
+
+    shutil.copytree(package, directory)
+    manifest = read_manifest(directory)
+    changed = msgspec.structs.replace(manifest.serve, **serve)
+    return write_manifest(directory, msgspec.structs.replace(manifest, name=name, serve=changed))
 
 
 def _reward(observations: Floats, actions: Whole) -> Floats:

@@ -1,41 +1,158 @@
-"""What was measured, as tables."""
+"""What was measured, as tables and sentences, each beside what is asked of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving.compare import CONNECTIONS, Line
+from benchmarks.serving import binary
+from benchmarks.serving.compare import CONNECTIONS, MANY_CONNECTIONS, Line
+from benchmarks.serving.cores import Best
+from benchmarks.serving.decision import Added
+from benchmarks.serving.peers.bentoml import BentomlApi, BentomlBatchable
+from benchmarks.serving.peers.gateway import Gateway, GatewayEpisodes
 from benchmarks.serving.rounds import Cell
+from benchmarks.serving.serving import ASKED
+from benchmarks.serving.slow import Slow
+from benchmarks.serving.standing import Standing
+
+ASKED_OF_THE_CEILING = 0.65
+ASKED_OF_BENTOML = {1: 5, 16: 7, 64: 12}
+OWN = (Gateway.name, GatewayEpisodes.name)
 
 
-def compared(console: Console, lines: Mapping[str, Line]) -> None:
-    """Every peer at every number of connections, a line each."""
-    header = ["one worker each", *(f"{count} connection{'s' if count > 1 else ''}" for count in CONNECTIONS)]
-    rows = []
+def progress(console: Console, line: Line) -> None:
+    """A peer is done."""
+    console.print(f"{line.title}: {line.problem or ', '.join(f'×{cell.ratio:.3f}' for cell in line.cells.values())}")
+
+
+def show(console: Console, name: str, found: Any) -> None:
+    """One measurement."""
+    if name == "peers":
+        _table(console, found)
+    for sentence in _SENTENCES[name](found):
+        console.print(sentence)
+
+
+def _table(console: Console, lines: Mapping[str, Line]) -> None:
+    counts = [f"{count} connection{'s' if count > 1 else ''}" for count in CONNECTIONS]
+    many = f"{ASKED} a request, {MANY_CONNECTIONS} connections"
+    table = Table(
+        title="Requests/s, × the ceiling's beside it; p50 / p99; the server's CPU time a request", show_lines=True
+    )
+    for index, column in enumerate(("one worker each", *counts, many)):
+        table.add_column(column, justify="right" if index else "left")
     for line in lines.values():
         cells = [_cell(line.cells[count]) if count in line.cells else "" for count in CONNECTIONS]
-        rows.append([line.title, *([line.problem.splitlines()[0], "", ""] if line.problem else cells)])
-    show(
-        console,
-        "One observation a request: requests/s, × the ceiling's; p50 / p99 latency, CPU time a request",
-        header,
-        rows,
-    )
+        if line.problem:
+            cells[0] = line.problem.splitlines()[0]
+        table.add_row(line.title, *cells, "" if line.many is None else _rows(line.many))
+    console.print(table)
 
 
 def _cell(cell: Cell) -> str:
-    failed = f" {cell.failed} failed" if cell.failed else ""
-    return f"{cell.rate:,.0f}/s  ×{cell.ratio:.3f}{failed}\n{cell.p50:.2f} / {cell.p99:.2f} ms, {cell.cpu:,.0f} µs"
+    return (
+        f"{cell.rate:,.0f}/s  ×{cell.ratio:.3f}{_failed(cell)}\n{cell.p50:.2f} / {cell.p99:.2f} ms, {cell.cpu:,.0f} µs"
+    )
 
 
-def show(console: Console, title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """One table."""
-    table = Table(title=title)
-    for index, column in enumerate(header):
-        table.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def _rows(cell: Cell) -> str:
+    return f"{cell.rate * ASKED:,.0f} rows/s  ×{cell.ratio:.3f}{_failed(cell)}"
+
+
+def _failed(cell: Cell) -> str:
+    return f"  {cell.failed} failed" if cell.failed else ""
+
+
+def of_peers(lines: Mapping[str, Line]) -> Iterable[str]:
+    """How the gateway stands to the ceiling, to BentoML and to everybody else."""
+    for name in OWN:
+        if name in lines and lines[name].cells:
+            yield from _of_gateway(lines[name], lines)
+
+
+def _of_gateway(own: Line, lines: Mapping[str, Line]) -> Iterable[str]:
+    yield f"{own.title}:"
+    for count, cell in own.cells.items():
+        said = f"  {count:>2} connections: {cell.ratio:.2f} of the ceiling ({ASKED_OF_THE_CEILING} asked)"
+        apis = [lines[name].cells.get(count) for name in (BentomlApi.name, BentomlBatchable.name) if name in lines]
+        if best := max((api.ratio for api in apis if api is not None and api.ratio > 0), default=0):
+            said += f", {cell.ratio / best:.1f} times the better of BentoML's APIs ({ASKED_OF_BENTOML[count]} asked)"
+        others = {
+            line.title: line.cells[count].ratio
+            for name, line in lines.items()
+            if name not in (*OWN, "ceiling") and count in line.cells
+        }
+        if others:
+            first = max(others, key=others.__getitem__)
+            said += f"; the fastest peer is {first}, {others[first]:.2f} of the ceiling"
+        yield said
+    if own.many is not None:
+        yield f"  {ASKED} observations a request: {own.many.ratio:.2f} of the ceiling's rows/s (0.5 asked)"
+
+
+def of_binary(cell: Cell) -> Iterable[str]:
+    """Binary rows."""
+    yield (
+        f"{binary.ROWS} binary rows a request: {cell.rate * binary.ROWS:,.0f} rows/s, {cell.ratio:.2f} of the bare "
+        f"app's (0.5 asked){_failed(cell)}"
+    )
+
+
+def of_decision(added: Added) -> Iterable[str]:
+    """The decision path."""
+    yield (
+        f"In process, batch 1: session.run {added.graph_p50:.1f} µs (p99 {added.graph_p99:.1f}), the whole decision "
+        f"path {added.path_p50:.1f} (p99 {added.path_p99:.1f}): it adds {added.added_p50:.1f} µs p50 (12 asked)"
+    )
+
+
+def of_slow(found: Slow) -> Iterable[str]:
+    """The slow policy, and the fast one beside it."""
+    yield (
+        f"A policy of 10 ms + 0.1 ms a row that holds a lock, 64 connections: {found.unbatched:,.0f}/s a request at a "
+        f"time, {found.batched:,.0f}/s batched: {found.ratio:.1f} times (35 asked); p99 {found.p99_batches:.1f} batch "
+        f"times (3 asked); 1 connection: p50 {found.p50_batched:.1f} ms, unbatched {found.p50_unbatched:.1f}; "
+        f"{found.failed} failed"
+    )
+    for connections, fast in found.fast.items():
+        yield (
+            f"A fast policy beside it, {connections} connections: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "
+            f"{fast.beside / fast.alone:.1f} times (2 asked)"
+        )
+
+
+def of_cores(best: Best | None) -> Iterable[str]:
+    """The gateway and mosec."""
+    if best is None:
+        yield "Both cores, beside mosec: mosec is not installed: run with --install"
+        return
+    yield "Both cores, 64 connections, each configuration alone:"
+    for name, rate in best.configurations.items():
+        yield f"  {name}: {rate:,.0f}/s"
+    yield (
+        f"  best beside best, in turns: gateway {best.gateway.rate:,.0f}/s (p99 {best.gateway.p99:.1f} ms), mosec "
+        f"{best.mosec.rate:,.0f}/s (p99 {best.mosec.p99:.1f} ms): {best.gateway.ratio:.2f} of mosec"
+    )
+
+
+def of_standing(found: Standing) -> Iterable[str]:
+    """Start and weight."""
+    yield (
+        f"Ready after {found.single_seconds:.1f} s (one package), {found.first_seconds:.1f} s (ten policies from the "
+        f"registry), {found.again_seconds:.1f} s (ten, started again) (3 asked)"
+    )
+    yield f"A worker's RSS: {found.single_mb:.0f} MB with one policy, {found.ten_mb:.0f} MB with ten (250 asked)"
+
+
+_SENTENCES: dict[str, Callable[[Any], Iterable[str]]] = {
+    "peers": of_peers,
+    "binary": of_binary,
+    "decision": of_decision,
+    "slow": of_slow,
+    "cores": of_cores,
+    "standing": of_standing,
+}

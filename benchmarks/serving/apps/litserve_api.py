@@ -5,7 +5,7 @@
 import sys
 from typing import Any
 
-import litserve
+import litserve  # type: ignore[import-not-found]
 import numpy as np
 from fastapi import Request
 
@@ -14,7 +14,7 @@ from benchmarks.serving.apps.runtime import open_session
 GRAPH, PORT, BATCH, WAIT = sys.argv[1:5]
 
 
-class Policy(litserve.LitAPI):
+class Policy(litserve.LitAPI):  # type: ignore[misc]
     """The policy. A request holds one observation or many; batches are of single observations."""
 
     def setup(self, device: str) -> None:

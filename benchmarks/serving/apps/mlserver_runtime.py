@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from mlserver import MLModel
-from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from mlserver import MLModel  # type: ignore[import-not-found]
+from mlserver.types import (  # type: ignore[import-not-found]
+    InferenceRequest,
+    InferenceResponse,
+    ResponseOutput,
+)
 
 from benchmarks.serving.apps.runtime import open_session
 
 
-class Policy(MLModel):
+class Policy(MLModel):  # type: ignore[misc]
     """The policy."""
 
     async def load(self) -> bool:

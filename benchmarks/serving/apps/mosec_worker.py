@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mosec import Server, Worker
+from mosec import Server, Worker  # type: ignore[import-not-found]
 
 from benchmarks.serving.apps.runtime import open_session
 
@@ -19,7 +19,7 @@ GRAPH = os.environ["BENCHMARK_GRAPH"]
 WORKERS, BATCH, WAIT_MS = (int(os.environ[f"BENCHMARK_{name}"]) for name in ("WORKERS", "BATCH", "WAIT_MS"))
 
 
-class Policy(Worker):
+class Policy(Worker):  # type: ignore[misc]
     """The policy. msgspec reads and writes its JSON: the fastest that mosec can be given."""
 
     def __init__(self) -> None:

@@ -9,9 +9,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from pytriton.decorators import batch
-from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
-from pytriton.triton import Triton, TritonConfig
+from pytriton.decorators import batch  # type: ignore[import-not-found]
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor  # type: ignore[import-not-found]
+from pytriton.triton import Triton, TritonConfig  # type: ignore[import-not-found]
 
 from benchmarks.serving.apps.runtime import open_session
 
@@ -23,7 +23,7 @@ def main() -> None:
     session = open_session(sys.argv[1])
     http, grpc, metrics = map(int, sys.argv[2:5])
 
-    @batch
+    @batch  # type: ignore[untyped-decorator]
     def infer(observation: Any) -> dict[str, Any]:
         return {"action": session.run(["action"], {"observation": observation})[0][:, np.newaxis]}
 

@@ -13,7 +13,7 @@ class Litserve(Peer):
     title = "LitServe, a request at a time"
     environment = "litserve"
     packages = ("litserve==0.2.19", *RUNTIME)
-    many_path = "/act"
+    many_path: str | None = "/act"
     batch, wait_seconds = 1, 0.0
 
     def launch(self, site: Site) -> Launch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import msgspec
 
@@ -21,7 +21,7 @@ class Mlserver(InferenceProtocol):
     title = "MLServer, a request at a time"
     environment = "mlserver"
     packages = ("mlserver==1.7.1", *RUNTIME)
-    batching: dict[str, Any] = {}
+    batching: ClassVar[dict[str, float]] = {}
 
     def launch(self, site: Site) -> Launch:
         """One process."""
@@ -49,4 +49,4 @@ class MlserverBatched(Mlserver):
 
     name = "mlserver-batched"
     title = "MLServer, batches of up to 64, 5 ms"
-    batching = {"max_batch_size": 64, "max_batch_time": 0.005}
+    batching: ClassVar[dict[str, float]] = {"max_batch_size": 64, "max_batch_time": 0.005}

@@ -14,7 +14,9 @@ class Mosec(Peer):
     environment = "mosec"
     packages = ("mosec==0.9.8", *RUNTIME)
     path = many_path = "/inference"
-    batch, wait_ms = 1, 1
+
+    def __init__(self, batch: int = 1, wait_ms: int = 1) -> None:
+        self.batch, self.wait_ms = batch, wait_ms
 
     def launch(self, site: Site) -> Launch:
         """As many workers as the site allows, and the Rust front."""
@@ -29,4 +31,6 @@ class MosecBatched(Mosec):
 
     name = "mosec-batched"
     title = "mosec, batches of up to 64, 5 ms"
-    batch, wait_ms = 64, 5
+
+    def __init__(self) -> None:
+        super().__init__(batch=64, wait_ms=5)

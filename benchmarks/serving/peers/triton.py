@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.serving.peers.inference_protocol import InferenceProtocol
-from benchmarks.serving.peers.peer import RUNTIME, Site
+from benchmarks.serving.peers.peer import Site
 from benchmarks.serving.server import Launch
 from tasks.stack.ports import free_port
 
@@ -14,7 +14,8 @@ class TritonServer(InferenceProtocol):
     name = "triton"
     title = "Triton (pytriton), batches of what waits"
     environment = "triton"
-    packages = ("nvidia-pytriton==0.7.0", *RUNTIME)
+    # It asks for an older NumPy than the ONNX Runtime of the others takes.
+    packages = ("nvidia-pytriton==0.7.0", "onnxruntime==1.32.0")
 
     def launch(self, site: Site) -> Launch:
         """One server, one Python process."""

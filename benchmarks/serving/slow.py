@@ -1,0 +1,116 @@
+"""A policy of 10 ms + 0.1 ms a row that answers one call at a time, and a fast policy on the same gateway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from benchmarks.serving import policy as policies
+from benchmarks.serving import wrk
+from benchmarks.serving.apps.slow_gateway import CALL_SECONDS, ROW_SECONDS
+from benchmarks.serving.peers.gateway import Gateway, command
+from benchmarks.serving.peers.peer import JSON, Site, post
+from benchmarks.serving.policy import Policy
+from benchmarks.serving.server import Launch
+from benchmarks.serving.serving import Serving, serve
+from benchmarks.serving.wrk import Posts
+
+BATCH, CONNECTIONS, FAST_CONNECTIONS = 64, 64, (1, 16)
+BATCH_MS = (CALL_SECONDS + ROW_SECONDS * BATCH) * 1e3
+DEADLINE_MS = 30_000.0
+
+
+class Fast(msgspec.Struct, frozen=True):
+    """p99 of the fast policy, in ms: with the gateway to itself, and with the slow policy loaded to its limit."""
+
+    alone: float
+    beside: float
+
+
+class Slow(msgspec.Struct, frozen=True):
+    """Requests/s of the slow policy a request at a time and in batches, at 64 connections, and their ratio.
+
+    `p99_batches` is the batched p99 in times of a full batch; `p50_unbatched` and `p50_batched` are at one connection,
+    in ms, where a batch of one takes 10.1. `fast` is by the fast policy's number of connections.
+    """
+
+    unbatched: float
+    batched: float
+    ratio: float
+    p99_batches: float
+    p50_unbatched: float
+    p50_batched: float
+    failed: int
+    fast: dict[int, Fast]
+
+
+class TwoPolicies(Gateway):
+    """The gateway with the slow policy beside the fast one."""
+
+    name = "slow-gateway"
+
+    def __init__(self, package: Path) -> None:
+        self._package = package
+
+    def launch(self, site: Site) -> Launch:
+        """The benchmark's own service module."""
+        whole = super().launch(site)
+        served = command(site, "benchmarks.serving.apps.slow_gateway:Gateway")
+        return Launch(served, {**whole.environment, "BENCHMARK_SLOW_PACKAGE": str(self._package)})
+
+
+def slow(policy: Policy, scratch: Path, seconds: float) -> Slow:
+    """Measure. Raises NotServing."""
+    with _gateway(policy, scratch, 1) as (_, posts):
+        unbatched = wrk.run(posts, CONNECTIONS, seconds)
+        single = wrk.run(posts, 1, seconds)
+    with _gateway(policy, scratch, BATCH) as (serving, posts):
+        batched = wrk.run(posts, CONNECTIONS, seconds)
+        batch_of_one = wrk.run(posts, 1, seconds)
+        fast = {count: _fast(serving.one().posts, posts, count, seconds) for count in FAST_CONNECTIONS}
+    return Slow(
+        unbatched=unbatched.rate,
+        batched=batched.rate,
+        ratio=batched.rate / unbatched.rate,
+        p99_batches=batched.p99 / BATCH_MS,
+        p50_unbatched=single.p50,
+        p50_batched=batch_of_one.p50,
+        failed=sum(load.failed for load in (unbatched, single, batched, batch_of_one)),
+        fast=fast,
+    )
+
+
+@contextmanager
+def _gateway(policy: Policy, scratch: Path, batch_size: int) -> Iterator[tuple[Serving, Posts]]:
+    package = scratch / f"slow-{batch_size}"
+    policies.copy(policy.package, package, "slow", batch_size=batch_size, deadline_ms=DEADLINE_MS)
+    with serve(TwoPolicies(package), policy, scratch) as serving:
+        fast = serving.one().posts
+        posts = Posts(f"{serving.site.url}/v1/policies/slow/act", fast.bodies, JSON)
+        serving.server.wait(lambda: _answers(posts))
+        yield serving, posts
+
+
+def _answers(posts: Posts) -> bool:
+    try:
+        answer = post(posts.url, b'{"observation": [0, 0, 0, 0, 0, 0, 0, 0]}')
+    except httpx.HTTPError:
+        return False
+    return bool(answer["source"] == "policy")
+
+
+def _fast(posts: Posts, slow_posts: Posts, connections: int, seconds: float) -> Fast:
+    alone = wrk.run(posts, connections, seconds)
+    with ThreadPoolExecutor(1) as executor:
+        # The slow load begins before and ends after.
+        loading = executor.submit(wrk.run, slow_posts, CONNECTIONS, seconds + 2)
+        time.sleep(1.0)
+        beside = wrk.run(posts, connections, seconds)
+        loading.result()
+    return Fast(alone.p99, beside.p99)
