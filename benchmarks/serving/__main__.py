@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from benchmarks.serving import environments, policy, report, wrk
+from benchmarks.serving import environments, page, policy, report, wrk
 from benchmarks.serving.binary import binary
 from benchmarks.serving.compare import compare
 from benchmarks.serving.cores import cores
@@ -43,7 +43,8 @@ def main() -> int:
     peers = [PEERS[name] for name in given.peers]
     if given.install:
         for peer in peers:
-            environments.install(peer)
+            if said := environments.install(peer):
+                console.print(f"{peer.title} could not be installed: {said}")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
         scratch, seconds, rounds = Path(directory), given.seconds, given.rounds
@@ -66,6 +67,8 @@ def main() -> int:
                 console.print(f"{name}: not measured: {error}")
                 continue
             report.show(console, name, found[name])
+    if given.docs:
+        given.docs.write_text(page.replaced(given.docs.read_text(), page.section(found, given.seconds, given.rounds)))
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
     return 0
@@ -81,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each peer between runs of the ceiling (2)")
     parser.add_argument("--install", action="store_true", help="first install the peers that need an environment")
     parser.add_argument("--json", type=Path, help="where to write what was measured")
+    parser.add_argument("--docs", type=Path, help="the page whose section of measurements is replaced by this run's")
     return parser.parse_args()
 
 

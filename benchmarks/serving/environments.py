@@ -28,15 +28,18 @@ def python(peer: Peer) -> str | None:
     return str(folder / "bin" / "python")
 
 
-def install(peer: Peer) -> None:
-    """Make a peer's environment unless it is there. Raises subprocess.CalledProcessError, having shown why."""
+def install(peer: Peer) -> str | None:
+    """Make a peer's environment unless it is there. What pip said, where it could not."""
     if python(peer) is not None:
-        return
+        return None
     folder = cache() / peer.environment
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *peer.packages], check=True)
+    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [*pip, *peer.packages]):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode != 0:
+            return done.stdout.strip()
     (folder / MARK).write_text(_wanted(peer))
+    return None
 
 
 def _wanted(peer: Peer) -> str:

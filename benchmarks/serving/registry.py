@@ -11,6 +11,9 @@ import httpx
 from benchmarks.serving.server import Launch, Server
 from tasks.stack.ports import free_port
 
+START_SECONDS = 240.0
+"""It makes its tables first: on a busy machine that takes minutes."""
+
 
 class Registry:
     """A context manager: the server runs while it is entered."""
@@ -28,7 +31,7 @@ class Registry:
         command += ["--workers", "1", "--backend-store-uri", store]
         command += ["--artifacts-destination", str(self._directory / "artifacts")]
         self._server = Server(Launch(command, {"MLFLOW_DISABLE_TELEMETRY": "true"}), self._directory / "mlflow.log")
-        self._server.wait(self._healthy)
+        self._server.wait(self._healthy, START_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:

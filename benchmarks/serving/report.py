@@ -21,6 +21,7 @@ from benchmarks.serving.standing import Standing
 
 ASKED_OF_THE_CEILING = 0.65
 ASKED_OF_BENTOML = {1: 5, 16: 7, 64: 12}
+TITLE = "Requests/s, × the ceiling's beside it; p50 / p99; the server's CPU time a request"
 OWN = (Gateway.name, GatewayEpisodes.name)
 
 
@@ -32,35 +33,42 @@ def progress(console: Console, line: Line) -> None:
 def show(console: Console, name: str, found: Any) -> None:
     """One measurement."""
     if name == "peers":
-        _table(console, found)
-    for sentence in _SENTENCES[name](found):
+        header, rows = table(found)
+        shown = Table(title=TITLE, show_lines=True)
+        for index, column in enumerate(header):
+            shown.add_column(column, justify="right" if index else "left")
+        for row in rows:
+            shown.add_row(*("\n".join(cell) for cell in row))
+        console.print(shown)
+    for sentence in sentences(name, found):
         console.print(sentence)
 
 
-def _table(console: Console, lines: Mapping[str, Line]) -> None:
+def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
+    """The peers: a header, and for each a row of cells, each of one or two lines."""
     counts = [f"{count} connection{'s' if count > 1 else ''}" for count in CONNECTIONS]
     many = f"{ASKED} a request, {MANY_CONNECTIONS} connections"
-    table = Table(
-        title="Requests/s, × the ceiling's beside it; p50 / p99; the server's CPU time a request", show_lines=True
-    )
-    for index, column in enumerate(("one worker each", *counts, many)):
-        table.add_column(column, justify="right" if index else "left")
+    rows = []
     for line in lines.values():
-        cells = [_cell(line.cells[count]) if count in line.cells else "" for count in CONNECTIONS]
+        cells = [_cell(line.cells[count]) if count in line.cells else [] for count in CONNECTIONS]
         if line.problem:
-            cells[0] = line.problem.splitlines()[0]
-        table.add_row(line.title, *cells, "" if line.many is None else _rows(line.many))
-    console.print(table)
+            cells[0] = line.problem.splitlines()[:1]
+        rows.append([[line.title], *cells, [] if line.many is None else _rows(line.many)])
+    return ["one worker each", *counts, many], rows
 
 
-def _cell(cell: Cell) -> str:
-    return (
-        f"{cell.rate:,.0f}/s  ×{cell.ratio:.3f}{_failed(cell)}\n{cell.p50:.2f} / {cell.p99:.2f} ms, {cell.cpu:,.0f} µs"
-    )
+def sentences(name: str, found: Any) -> Iterable[str]:
+    """A measurement in words."""
+    return _SENTENCES[name](found)
 
 
-def _rows(cell: Cell) -> str:
-    return f"{cell.rate * ASKED:,.0f} rows/s  ×{cell.ratio:.3f}{_failed(cell)}"
+def _cell(cell: Cell) -> list[str]:
+    first = f"{cell.rate:,.0f}/s  ×{cell.ratio:.3f}{_failed(cell)}"
+    return [first, f"{cell.p50:.2f} / {cell.p99:.2f} ms, {cell.cpu:,.0f} µs"]
+
+
+def _rows(cell: Cell) -> list[str]:
+    return [f"{cell.rate * ASKED:,.0f} rows/s  ×{cell.ratio:.3f}{_failed(cell)}"]
 
 
 def _failed(cell: Cell) -> str:

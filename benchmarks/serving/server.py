@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _TAIL = 3_000
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}

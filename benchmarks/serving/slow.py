@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.serving import policy as policies
 from benchmarks.serving import wrk
-from benchmarks.serving.apps.slow_gateway import CALL_SECONDS, ROW_SECONDS
+from benchmarks.serving.apps.slow_session import CALL_SECONDS, ROW_SECONDS
 from benchmarks.serving.peers.gateway import Gateway, command
 from benchmarks.serving.peers.peer import JSON, Site, post
 from benchmarks.serving.policy import Policy
