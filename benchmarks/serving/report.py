@@ -52,7 +52,7 @@ def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
     for line in lines.values():
         cells = [_cell(line.cells[count]) if count in line.cells else [] for count in CONNECTIONS]
         if line.problem:
-            cells[0] = line.problem.splitlines()[:1]
+            cells[0] = line.problem.splitlines()[-1:]
         rows.append([[line.title], *cells, [] if line.many is None else _rows(line.many)])
     return ["one worker each", *counts, many], rows
 
