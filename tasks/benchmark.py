@@ -17,6 +17,7 @@ from tasks import runs
 from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, repeat, spread
 from tasks.measurement import affordable, measure_apart
+from tasks.selection import COMPARED_BATCH
 from tasks.serving import write_served
 from tasks.timing import latency
 
@@ -57,7 +58,7 @@ def measure_variants(
 ) -> dict[str, Any]:
     """Measurements of each graph as it is served (cut to what serving asks for), by variant, each in a fresh process.
 
-    `served` is the spec's batch size.
+    `served` is the batch size that costs are compared at: the spec's, where it gives one.
     """
     sample = scratch / "inputs.npz"
     arrays: dict[str, Any] = {**spread(given, MEASURED_ROWS)}
@@ -105,6 +106,8 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
 
     if family not in FAMILIES:
         raise Misconfigured(f"unknown family {family!r}; expected one of {FAMILIES}")
+    serve = release.spec.serve
+    compared = serve.batch_size or COMPARED_BATCH
     written = release.get_json(QUANTIZATION) or {}
     with release.scratch() as scratch:
         given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
@@ -115,12 +118,11 @@ def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
             if name == "fp32" or written[name]["file"]
         }
         with alone():
-            serve = release.spec.serve
-            found = measure_variants(graphs, reference, given, serve.batch_size, scratch, serve.explore)
+            found = measure_variants(graphs, reference, given, compared, scratch, serve.explore)
     if family == "fp32":
         found["fp32"]["compared_with"] = release.get_json(ORIGINALS)
     release.put_json(artifact(family), found)
-    served = str(release.spec.serve.batch_size)
+    served = str(compared)
     release.log_metrics(
         {f"benchmark/{name}/p50_us": entry["batch"][served]["p50_us"] for name, entry in found.items()}
         | {f"benchmark/{name}/p99_us": entry["batch"][served]["p99_us"] for name, entry in found.items()}

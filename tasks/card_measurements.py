@@ -82,7 +82,9 @@ def variants(
             ]
         )
     header = ["variant", "1 row, µs", f"{batch} rows, µs", "peak MB", "kB", "actions", "return", "decision"]
-    return "### Variants (latency p50 / p99)\n\n" + table(header, rows)
+    why = selection.get("batch_reason")
+    batches = f"\n\nBatches of {selection['batch_size']} rows: {brief(why, reason_limit or len(why))}." if why else ""
+    return "### Variants (latency p50 / p99)\n\n" + table(header, rows) + batches
 
 
 def _actions(kept: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
 from tasks.markdown import brief, table
 from tasks.registry import Version
+from tasks.selection import COMPARED_BATCH
 from tasks.spec import PolicySpec
 
 LIMIT = 5_000
@@ -111,15 +112,16 @@ def _spread(text: str) -> str:
 
 
 def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: bool = False) -> str:
+    compared = evidence.spec.serve.batch_size or COMPARED_BATCH
     sections = [
         _headline(evidence),
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
         card_measurements.parity(evidence.parity),
         card_measurements.variants(
-            evidence.benchmark, evidence.quantization, evidence.selection, evidence.spec.serve.batch_size, reason_limit
+            evidence.benchmark, evidence.quantization, evidence.selection, compared, reason_limit
         ),
-        card_measurements.benchmark(evidence.benchmark, evidence.spec.serve.batch_size) if benchmark else "",
+        card_measurements.benchmark(evidence.benchmark, compared) if benchmark else "",
         *(_checklist(checklist, reason_limit) for checklist in evidence.checklists),
         _reproduce(evidence),
     ]

@@ -214,7 +214,7 @@ def _variants(
     from tasks.benchmark import compare_with_originals, measure_variants
     from tasks.export import ONNX, TORCHSCRIPT
     from tasks.quantize import quantize_policy
-    from tasks.selection import Row, Selection, choose
+    from tasks.selection import COMPARED_BATCH, Row, Selection, choose
 
     serve, directory = Serve(), Path(request.directory)
     if request.variants == "fp32":
@@ -225,9 +225,9 @@ def _variants(
         reference, given, exported.action_space, exported.inputs, playable.environment, None, directory
     )
     graphs = {"fp32": reference} | {name: directory / one["file"] for name, one in judged.items() if one["file"]}
-    measured = measure_variants(graphs, reference, given, serve.batch_size, directory.parent)
+    measured = measure_variants(graphs, reference, given, COMPARED_BATCH, directory.parent)
     measured["fp32"]["compared_with"] = compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given)
-    selection = choose(measured, judged, serve.batch_size, serve.latency_slo_ms)
+    selection = choose(measured, judged, None, serve.latency_slo_ms, serve.deadline_ms)
     for name, path in graphs.items():
         if name not in selection.accepted:
             path.unlink()

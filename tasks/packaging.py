@@ -36,7 +36,7 @@ class Packaging:
         return cls(
             name=spec.name,
             environment=spec.environment.model_dump(mode="json"),
-            serve=package.Serve(**spec.serve.model_dump(mode="json")),
+            serve=package.Serve(**spec.serve.model_dump(mode="json", exclude_none=True)),
             safety=msgspec.convert(spec.safety.model_dump(mode="json"), package.Safety),
             outcomes=package.Outcomes(
                 return_range=canary.return_range,

@@ -96,7 +96,7 @@ def assemble(
         files=package.digest_files(directory),
         variants=variants,
         shipped_variant=evidence.selection.variant,
-        serve=packaging.serve,
+        serve=msgspec.structs.replace(packaging.serve, batch_size=evidence.selection.batch_size),
         safety=packaging.safety,
         outcomes=packaging.outcomes,
         parity=dict(exported.parity),
@@ -158,7 +158,8 @@ def select(release: runs.Release) -> dict[str, Any]:
         measured |= release.need_json(benchmark.artifact(family))
     judged = release.need_json(QUANTIZATION)
     training = release.need_json(TRAINING)
-    selection = choose(measured, judged, release.spec.serve.batch_size, release.spec.serve.latency_slo_ms)
+    serve = release.spec.serve
+    selection = choose(measured, judged, serve.batch_size, serve.latency_slo_ms, serve.deadline_ms)
     evidence = Evidence(
         msgspec.convert(release.need_json(EXPORT), Exported),
         release.need_json(EVALUATION)["returns"],

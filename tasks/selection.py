@@ -26,14 +26,29 @@ class Row:
     cost_interval: tuple[float, float] | None = None
 
 
+COMPARED_BATCH = 32
+"""The batch size that variants are compared at where the spec leaves it open."""
+TIE = 0.9
+"""A smaller batch with at least this share of the most rows a second is preferred: its answers come sooner."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Most rows per model call, and why in words."""
+
+    rows: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class Selection:
-    """The variant that ships, why in words, and the table it was chosen from."""
+    """The variant that ships and its batch size, why in words, and the table the variant was chosen from."""
 
     variant: str
     reason: str
     batch_size: int
     table: list[Row]
+    batch_reason: str = "the spec says so"
 
     @property
     def accepted(self) -> list[str]:
@@ -44,14 +59,17 @@ class Selection:
 def choose(
     measured: Mapping[str, Mapping[str, Any]],
     judged: Mapping[str, Mapping[str, Any]],
-    batch_size: int,
+    batch_size: int | None,
     slo_ms: float,
+    deadline_ms: float = float("inf"),
 ) -> Selection:
-    """The fastest variant that passed its gate, within the latency objective; ties go to fp32.
+    """The fastest variant that passed its gate, within the latency objective; ties go to fp32. Without a `batch_size`
+    one is chosen for it.
 
     `measured` is the benchmark by variant, `judged` how each variant acts; fp32 always passes. A variant ties with fp32
     unless its time is surely at most 90 % of fp32's.
     """
+    asked, batch_size = batch_size, batch_size or COMPARED_BATCH
     fp32 = _row("fp32", Verdict(True, "the exported policy itself"), measured, batch_size)
     rows = [
         fp32,
@@ -68,7 +86,36 @@ def choose(
         key=lambda row: (row.relative_cost or 1.0, row.variant),
         default=min(candidates, key=lambda row: (row.relative_cost or 1.0, row.variant)),
     )
-    return Selection(chosen.variant, _explain(chosen, rows, bool(within), batch_size, slo_ms), batch_size, rows)
+    reason = _explain(chosen, rows, bool(within), batch_size, slo_ms)
+    if asked is not None:
+        return Selection(chosen.variant, reason, asked, rows)
+    size = fastest_batch(measured.get(chosen.variant, {}).get("batch", {}), min(slo_ms, deadline_ms))
+    return Selection(
+        chosen.variant, f"{reason} Batches of {size.rows} rows: {size.reason}.", size.rows, rows, size.reason
+    )
+
+
+def fastest_batch(curve: Mapping[str, Mapping[str, float]], limit_ms: float) -> BatchSize:
+    """The batch size with the most rows a second that keeps to the limit, by a variant's measured `curve`: batch size
+    -> `p99_us` and `rows_per_second`.
+
+    A row may come just after a call has begun, so two calls must end within the limit. Without measurements it is
+    `COMPARED_BATCH`; where no batch keeps to the limit, the smallest that was measured.
+    """
+    if not curve:
+        return BatchSize(COMPARED_BATCH, "no batch size was measured")
+    sizes = sorted(map(int, curve))
+    within = [size for size in sizes if 2 * curve[str(size)]["p99_us"] <= limit_ms * 1000]
+    if not within:
+        return BatchSize(sizes[0], f"two calls of no batch size end within {limit_ms:g} ms")
+    rates = {size: curve[str(size)]["rows_per_second"] for size in within}
+    most = max(rates.values())
+    chosen = next(size for size in within if rates[size] >= TIE * most)
+    return BatchSize(
+        chosen,
+        f"{rates[chosen]:,.0f} rows/s measured, of at most {most:,.0f} where two calls end within {limit_ms:g} ms; "
+        f"p99 of a call {curve[str(chosen)]['p99_us'] / 1000:.3g} ms",
+    )
 
 
 def _last_word(

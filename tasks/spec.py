@@ -93,7 +93,9 @@ class Evaluate(Section):
 class Serve(Section):
     """How the gateway serves the policy."""
 
-    batch_size: int = Field(default=32, ge=1, le=65_536, description="Most rows per model call")
+    batch_size: int | None = Field(
+        default=None, ge=1, le=65_536, description="Most rows per model call; null: chosen from the package's benchmark"
+    )
     max_wait_ms: float = Field(default=0, ge=0, le=1_000, description="How long a batch may wait for company, ms")
     deadline_ms: float = Field(default=50, gt=0, le=60_000, description="Then the fallback answers, ms")
     latency_slo_ms: float = Field(default=10, gt=0, le=60_000, description="p99 objective at the gateway, ms")

@@ -57,14 +57,15 @@ def latency_benchmarked(package: Policy, spec: PolicySpec) -> Finding:
     batches = package.manifest.benchmark.get(package.manifest.shipped_variant, {}).get("batch", {})
     if not batches:
         return Finding("fail", f"the shipped variant {package.manifest.shipped_variant} was not benchmarked")
-    at_least = [int(batch) for batch in batches if int(batch) >= spec.serve.batch_size]
+    served = spec.serve.batch_size or package.manifest.serve.batch_size
+    at_least = [int(batch) for batch in batches if int(batch) >= served]
     batch = min(at_least) if at_least else max(int(batch) for batch in batches)
     p99_ms = batches[str(batch)]["p99_us"] / 1000
     ok = p99_ms <= spec.serve.latency_slo_ms and bool(at_least)
     reason = f"p99 {p99_ms:.3g} ms for {batch} rows, objective {spec.serve.latency_slo_ms:g} ms"
     return Finding(
         "pass" if ok else "fail",
-        reason if at_least else f"{reason}; no batch of {spec.serve.batch_size} rows was measured",
+        reason if at_least else f"{reason}; no batch of {served} rows was measured",
         observed=p99_ms,
         threshold=spec.serve.latency_slo_ms,
         unit="ms",

@@ -29,7 +29,12 @@ def test_selecting_before_measuring_names_what_is_missing(mlflow_server: str, ma
 def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     base: str, steps: int, mlflow_server: str, make_policy: Callable[..., str], tmp_path: Path
 ) -> None:
-    name = make_policy(base, train={"total_timesteps": steps}, evaluate={"episodes": 4, "minimum_mean_return": -1e6})
+    name = make_policy(
+        base,
+        train={"total_timesteps": steps},
+        evaluate={"episodes": 4, "minimum_mean_return": -1e6},
+        serve={"batch_size": None},
+    )
     release = runs.Release.open(name, "run", Params())
     for stage in (train, evaluate, export, quantize):
         stage(release)
@@ -46,6 +51,9 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
 
     manifest = policy.manifest
     assert manifest.name == name
+    chosen = release.get_json(SELECTION)
+    assert manifest.serve.batch_size == chosen["batch_size"] in benchmark.BATCHES
+    assert f"Batches of {manifest.serve.batch_size} rows: " in chosen["reason"]
     assert manifest.training["dag_run_id"] == "run"
     assert {"policy.onnx", "policy.ts", "policy.pt2", "baseline.npz"} <= set(manifest.files)
     assert set(manifest.variants) == {row["variant"] for row in manifest.selection["table"] if row["accepted"]}

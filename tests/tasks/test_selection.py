@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.selection import choose
+from tasks.selection import COMPARED_BATCH, choose, fastest_batch
 
 
 def _measured(**costs: tuple[float, float]) -> dict[str, dict[str, Any]]:
@@ -99,3 +99,48 @@ def test_a_variant_whose_gain_is_not_sure_does_not_replace_fp32() -> None:
     measured = _measured(fp32=(1, 20), fp16=(0.5, 20))
     measured["fp16"]["cost_interval"] = [0.1, 0.95]
     assert choose(measured, _judged(fp16=True), 64, slo_ms=10).variant == "fp32"
+
+
+def _curve(**rows: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """Batch size (after an underscore) -> p99 in ms and rows a second."""
+    return {
+        size.lstrip("_"): {"p50_us": p99 * 500, "p99_us": p99 * 1000, "rows_per_second": rate}
+        for size, (p99, rate) in rows.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("curve", "limit_ms", "rows", "said"),
+    [
+        (_curve(_1=(0.1, 1e4), _64=(0.5, 1e5), _256=(2, 2e5)), 10, 256, "200,000 rows/s measured"),
+        (_curve(_1=(0.1, 1e4), _64=(0.5, 1e5), _256=(6, 2e5)), 10, 64, "of at most 100,000 where two calls"),
+        (_curve(_1=(0.1, 1e4), _8=(0.2, 9.5e4), _256=(2, 1e5)), 10, 8, "95,000 rows/s measured, of at most 100,000"),
+        (_curve(_1=(0.1, 1e4), _8=(0.2, 8e3)), 10, 1, "p99 of a call 0.1 ms"),
+        (_curve(_8=(60, 100), _1=(40, 20)), 50, 1, "two calls of no batch size end within 50 ms"),
+        ({}, 10, COMPARED_BATCH, "no batch size was measured"),
+    ],
+)
+def test_the_batch_size_is_that_of_most_rows_a_second_within_the_limit_and_ties_go_to_the_smaller(
+    curve: dict[str, Any], limit_ms: float, rows: int, said: str
+) -> None:
+    found = fastest_batch(curve, limit_ms)
+    assert found.rows == rows
+    assert said in found.reason
+
+
+def test_a_batch_size_is_chosen_for_the_variant_that_ships_unless_the_spec_gives_one() -> None:
+    measured = _measured(fp32=(1, 20), fp16=(0.5, 20))
+    for name, best in (("fp32", 256), ("fp16", 64)):
+        rates = {8: 1e4, COMPARED_BATCH: 1e4, 64: 1e5, 256: 1e6 if best == 256 else 1e4}
+        measured[name]["batch"] = {
+            str(size): {"p50_us": 9.0, "p99_us": 20.0, "rows_per_second": rate} for size, rate in rates.items()
+        }
+    judged = _judged(fp16=True)
+    chosen = choose(measured, judged, None, slo_ms=10, deadline_ms=50)
+    assert (chosen.variant, chosen.batch_size) == ("fp16", 64)
+    assert "Batches of 64 rows: 100,000 rows/s measured" in chosen.reason
+    assert chosen.reason.endswith(f"{chosen.batch_reason}.")
+    given = choose(measured, judged, 8, slo_ms=10, deadline_ms=50)
+    assert (given.batch_size, given.batch_reason) == (8, "the spec says so")
+    tight = choose(measured, judged, None, slo_ms=10, deadline_ms=0.03)
+    assert tight.batch_size == 8, "the deadline counts where it is shorter than the objective"

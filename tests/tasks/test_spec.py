@@ -61,7 +61,7 @@ def test_a_minimal_spec_takes_the_defaults_of_the_contract() -> None:
     assert spec.canary.steps == [0.05, 0.25, 0.5]
     assert spec.canary.objective == "non_inferiority"
     assert spec.canary.bounds == (0, 500)
-    assert (spec.serve.batch_size, spec.serve.deadline_ms, spec.serve.max_errors) == (32, 50, 5)
+    assert (spec.serve.batch_size, spec.serve.deadline_ms, spec.serve.max_errors) == (None, 50, 5)
     assert spec.approval == "none"
     assert {spec.mode(check) for check in (*PRE_DEPLOYMENT, *POST_DEPLOYMENT)} == {"enforce"}
 
