@@ -215,7 +215,7 @@ class Door:
     async def _do_override_log(self, policy: str, call: Call) -> Reply:
         self.guard.admin(call.headers)
         limit = parse_qs(call.query.decode("latin-1")).get("limit", ["100"])[-1]
-        if not limit.isdecimal() or not 0 < int(limit) <= MAX_LOG:
+        if not (limit.isdecimal() and len(limit) < 10 and 0 < int(limit) <= MAX_LOG):
             raise Problem(422, "limit", f"`limit` is a number from 1 to {MAX_LOG}", expected=MAX_LOG, came=limit[:20])
         return Reply(200, _encode(await self.running().overriding.log(policy, int(limit))))
 

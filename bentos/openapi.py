@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 import yaml
 
 from bentos import wire
+from bentos.door import MAX_LOG
 from bentos.oip import messages
 
 Document = dict[str, Any]
@@ -37,6 +39,7 @@ class Operation(NamedTuple):
     token: str = ""
     status: int = 200
     needs_body: bool = True
+    query: Mapping[str, Document] = MappingProxyType({})
 
 
 def operations() -> Iterator[Operation]:
@@ -108,6 +111,15 @@ def operations() -> Iterator[Operation]:
         (Document,),
         token=_ADMIN,
     )
+    yield Operation(
+        "get",
+        f"{_POLICY}/override",
+        _CONTROL,
+        "Who overrode what, when, why and until when; newest first",
+        (Document,),
+        token=_ADMIN,
+        query={"limit": {"type": "integer", "minimum": 1, "maximum": MAX_LOG}},
+    )
     yield Operation("get", "/v2", _INFERENCE, "What this server is", (messages.ServerMetadata,))
     yield Operation("get", "/v2/health/live", _INFERENCE, "Whether the server lives", (Document,))
     yield Operation("get", "/v2/health/ready", _INFERENCE, "Whether the server is ready", (Document,))
@@ -170,6 +182,7 @@ def merged(base: Document, policies: Sequence[str]) -> Described:
 
 def _described(operation: Operation, schemas: Document) -> Document:
     binary = operation.path.endswith("/infer")
+    parameters = [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
     answers = {_JSON: {"schema": _one_of(operation.answer, schemas)}}
     if binary:
         answers[_OCTETS] = {"schema": {"type": "string", "format": "binary"}}
@@ -191,15 +204,17 @@ def _described(operation: Operation, schemas: Document) -> Document:
         content = {_JSON: {"schema": _one_of(operation.body, schemas)}}
         if binary:
             content[_OCTETS] = {"schema": {"type": "string", "format": "binary"}}
-            described["parameters"] = [
+            parameters.append(
                 {
                     "name": "Inference-Header-Content-Length",
                     "in": "header",
                     "description": "Bytes of the JSON at the body's beginning; without it, all of the body",
                     "schema": {"type": "integer", "minimum": 0},
                 }
-            ]
+            )
         described["requestBody"] = {"required": operation.needs_body, "content": content}
+    if parameters:
+        described["parameters"] = parameters
     if operation.token:
         # none at all: clients need no token where none are set
         described["security"] = [{operation.token: []}, *([{}] if operation.token == _CLIENT else [])]

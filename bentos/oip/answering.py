@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from msgspec import UNSET
 
 from bentos.oip.datatypes import BYTES, pack
 from bentos.oip.messages import InferRequest, InferResponse, OutputTensor, encode
-from bentos.oip.model import ACTION, STATE, Model
+from bentos.oip.model import ACTION, LOG_PROB, STATE, Model
 from bentos.problems import Problem, brief
 from bentos.runners.validate import Answer
 
@@ -43,7 +44,12 @@ def response(model: Model, asked: InferRequest, outputs: Wanted, answer: Answer,
     tensors = []
     pieces = []
     for name, binary in outputs:
-        tensor, data = _action(model, answer, binary) if name == ACTION else _texts(name, answer, ids, binary)
+        if name == ACTION:
+            tensor, data = _action(model, answer, binary)
+        elif name == LOG_PROB:
+            tensor, data = _log_prob(answer, binary)
+        else:
+            tensor, data = _texts(name, answer, ids, binary)
         tensors.append(tensor)
         if binary:
             tensor.parameters = {"binary_data_size": len(data)}
@@ -70,6 +76,16 @@ def _action(model: Model, answer: Answer, binary: bool) -> tuple[OutputTensor, b
     if binary:
         return tensor, action.astype(model.action_layout, copy=False).tobytes()
     tensor.data = action.reshape(-1).tolist()
+    return tensor, b""
+
+
+def _log_prob(answer: Answer, binary: bool) -> tuple[OutputTensor, bytes]:
+    drawn = answer.decision.log_prob
+    values = np.full(answer.rows.size, np.nan) if drawn is None else drawn
+    tensor = OutputTensor(LOG_PROB, "FP64", [len(values)])
+    if binary:
+        return tensor, values.astype("<f8", copy=False).tobytes()
+    tensor.data = values.tolist()
     return tensor, b""
 
 

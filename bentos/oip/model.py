@@ -21,6 +21,9 @@ ACTION = "action"
 TEXT_OUTPUTS = ("version", "arm", "source", "adjusted", "decision_id", STATE)
 """BYTES outputs, one text a row, beside `action`; `adjusted` holds reason codes with commas between them."""
 
+LOG_PROB = "log_prob"
+"""FP64 output [batch] of a policy that explores: NaN for an action that was not drawn."""
+
 _BATCH = -1
 
 
@@ -39,7 +42,8 @@ class Model:
         self.action = Tensor(ACTION, space.dtype, space.shape)
         self.action_datatype = name_of(space.dtype)
         self.action_layout = layout_of(space.dtype)
-        self.outputs = (ACTION, *(name for name in TEXT_OUTPUTS if stateful or name != STATE))
+        drawn = (LOG_PROB,) if manifest.serve.explore else ()
+        self.outputs = (ACTION, *drawn, *(name for name in TEXT_OUTPUTS if stateful or name != STATE))
         self.given = (ACTION, STATE) if stateful else (ACTION,)
         self._inputs = [*self.observations.values(), *(one for one in manifest.inputs if one.name == MASK)]
 
@@ -73,6 +77,8 @@ class Model:
     def _output(self, name: str) -> TensorMetadata:
         if name == ACTION:
             return _published(self.action)
+        if name == LOG_PROB:
+            return TensorMetadata(name, "FP64", [_BATCH])
         return TensorMetadata(name, BYTES, [_BATCH])
 
 

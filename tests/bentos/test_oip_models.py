@@ -18,7 +18,7 @@ from bentos.oip.asking import ask_of, parse
 from bentos.oip.datatypes import pack, unpack
 from bentos.oip.model import Model
 from bentos.overrides import Overrides
-from bentos.package import Safety, Space, Tensor, load
+from bentos.package import Safety, Serve, Space, Tensor, load
 from bentos.problems import Problem
 from bentos.routes import Route
 from bentos.rows import Rows
@@ -173,6 +173,23 @@ def test_the_state_of_one_answer_goes_into_the_next_question(tmp_path: Path) -> 
     assert actions == [-0.5, 0.5]
     actions, _ = step([1.0, -1.0], [states[0], ""])
     assert actions == [0.0, -1.0]
+
+
+def test_a_policy_that_explores_tells_how_likely_its_actions_were(tmp_path: Path) -> None:
+    write_package(tmp_path, serve=Serve(fallback={"constant": 0}, explore=True))
+    version = version_of(tmp_path, "1")
+    door = Validate(Assign(route_of({"1": version}, "1")), version.manifest, Signer("key"), version.stateful)
+    model = Model(version.manifest, False)
+    tensor = {"name": "observation", "shape": [3, 4], "datatype": "FP32", "data": [0.0] * 12}
+    for binary in (True, False):
+        output = {"name": "log_prob", "parameters": {"binary_data": binary}}
+        request, rest = parse(json.dumps({"inputs": [tensor], "outputs": [output]}).encode(), None)
+        answer = asyncio.run(door.decide(ask_of(model, request, rest)))
+        body, size = response(model, request, wanted(model, request), answer, lambda count: ["d"] * count)
+        (shown,) = json.loads(body[:size])["outputs"]
+        assert (shown["datatype"], shown["shape"]) == ("FP64", [3])
+        values = np.frombuffer(body[size:], "<f8") if binary else shown["data"]
+        np.testing.assert_allclose(values, np.log([0.5] * 3))
 
 
 def test_arrays_of_a_request_reach_the_graph_uncopied_and_cannot_be_written_to(tmp_path: Path) -> None:

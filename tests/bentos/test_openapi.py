@@ -37,6 +37,12 @@ def test_the_document_describes_the_gateways_routes_beside_bentomls(document: di
     assert "episode_ids" in typed
 
 
+def test_the_log_of_overrides_is_described_as_the_admins(document: dict[str, Any]) -> None:
+    log = document["paths"]["/v1/policies/{policy}/override"]["get"]
+    assert log["security"] == [{"admin": []}]
+    assert [one["name"] for one in log["parameters"]] == ["limit"]
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     def references(value: Any) -> list[str]:
         if isinstance(value, list):
