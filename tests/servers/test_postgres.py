@@ -59,6 +59,19 @@ def test_an_open_transaction_holds_back_what_was_committed_after_it(postgres: Cl
         assert sweep.run(connection, "p", settings, now=2000.0) == 2, "what came late is closed all the same"
 
 
+def test_rows_of_transactions_that_overlap_keep_the_order_they_were_first_read_in(postgres: Cluster) -> None:
+    engine = store.create(postgres.database())
+    reader = StoredUnits("p", "g")
+    with engine.connect() as one, engine.connect() as other:
+        one.execute(store.episodes.insert(), [start("a")])
+        other.execute(store.episodes.insert(), [start("b")])
+        one.execute(store.episodes.insert(), [start("c")])
+        one.commit()
+        assert units(engine, reader) == ["a", "c"]
+        other.commit()
+    assert units(engine, reader) == units(engine, StoredUnits("p", "g")) == ["a", "c", "b"]
+
+
 def test_whatever_is_read_later_comes_after_what_was_read_before(postgres: Cluster) -> None:
     engine = store.create(postgres.database())
     done = threading.Event()
@@ -101,28 +114,30 @@ def test_whatever_is_read_later_comes_after_what_was_read_before(postgres: Clust
 
 def test_two_writers_of_the_same_rows_store_each_once_and_never_wait_in_a_circle(postgres: Cluster) -> None:
     database = postgres.database()
-    names = [f"e{number}" for number in range(60)]
+    turns, size = 8, 400
 
     async def send() -> tuple[int, int]:
         first, second = Writer(database), Writer(database)
+        told = stepped = 0
         try:
-            jobs = []
-            for turn in range(15):
-                for writer, order in ((first, names), (second, names[::-1])):
-                    jobs.append(writer.outcomes([outcome(name) for name in order]))
-                    ends = [reward(f"r{turn}-{name}", 0, ends=True) for name in order]
-                    jobs.append(writer.rewards(ends))
-            answers = await asyncio.gather(*jobs)
+            for turn in range(turns):
+                names = [f"{turn}-{number}" for number in range(size)]
+                ends = [reward(f"r{name}", 0, ends=True) for name in names]
+                told += sum(map(sum, await asyncio.gather(_outcomes(first, names), _outcomes(second, names[::-1]))))
+                both = await asyncio.gather(first.rewards(ends), second.rewards(ends[::-1]))
+                stepped += sum(sum(one.accepted) for one in both)
         finally:
             first.close()
             second.close()
-        told = [answer for answer in answers if isinstance(answer, list)]
-        taken = [answer for answer in answers if not isinstance(answer, list)]
-        return sum(map(sum, told)), sum(sum(one.accepted) for one in taken)
+        return told, stepped
 
-    assert asyncio.run(send()) == (60, 15 * 60)
+    assert asyncio.run(send()) == (turns * size, turns * size)
     with store.create(database).connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(store.outcomes)).scalar() == 60 + 15 * 60
+        assert connection.execute(sa.select(sa.func.count()).select_from(store.outcomes)).scalar() == 2 * turns * size
+
+
+async def _outcomes(writer: Writer, names: list[str]) -> list[bool]:
+    return await writer.outcomes([outcome(name) for name in names])
 
 
 def test_a_killed_connection_fails_its_requests_and_sending_them_again_loses_none(postgres: Cluster) -> None:
