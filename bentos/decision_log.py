@@ -80,7 +80,7 @@ class DecisionLog:
     ) -> None:
         """Keep the chosen rows of a decision that took `seconds`, until they are written."""
         now = time.time()
-        drawn = getattr(decision, "log_prob", None)
+        drawn = decision.log_prob
         for row, episode in chosen:
             step = self._step(rows, row, episode.nonce)
             if len(self._waiting) >= _MOST_ROWS or self._noted - self._taken >= _MOST_BYTES:

@@ -171,6 +171,25 @@ def test_nothing_is_lost_while_the_store_is_down_for_a_moment(tmp_path: Path, mo
     assert [row.step for row in logged(url)] == [0, 1, 2, 3]
 
 
+def test_all_episodes_of_a_policy_that_explores_are_logged_with_the_probability_of_what_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLOCK_LOG_EPISODES", "0")
+    url = f"sqlite:///{tmp_path}/airlock.db"
+
+    async def play(desk: Desk) -> None:
+        for episode in await desk.start(10):
+            await desk.act(episode, FINE)
+        await desk.write()
+
+    asyncio.run(Desk(tmp_path, url, serve=Serve(explore=True, fallback={"constant": 0})).run(play))
+    rows = logged(url)
+    assert len(rows) == 10
+    logits = np.array([-0.1, 0.1])  # of FINE, in either version
+    expected = logits - np.log(np.exp(logits).sum())
+    assert [row.log_prob for row in rows] == pytest.approx([expected[row.action] for row in rows], abs=1e-6)
+
+
 def test_reasons_of_adjusted_actions_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRLOCK_LOG_EPISODES", "1")
     url = f"sqlite:///{tmp_path}/airlock.db"
