@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bentos.exchange import Concurrent, Threaded, address
+from bentos.exchange import Concurrent, Threaded
+from bentos.http1 import address
 from bentos.retries import Answered, Lost, Request, Try
 from tests.bentos.scripted_server import hangs_up, says, scripted, sends
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bentos.calls import Calls
-from bentos.remote import Held, Player
+from bentos.player import Held, Player
 from bentos.retries import Answered, GatewayError, Pause, Steps
 from bentos.watching import Watch
 
