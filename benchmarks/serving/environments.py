@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from benchmarks.serving.peers.peer import PROJECT_PYTHON, Peer
@@ -33,13 +34,23 @@ def install(peer: Peer) -> str | None:
     if python(peer) is not None:
         return None
     folder = cache() / peer.environment
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [*pip, *peer.packages]):
+    make = [_interpreter(peer), "-m", "venv", "--clear", "--without-pip", str(folder)]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check"]
+    for command in (make, [*pip, "install", "--quiet", *peer.packages]):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
             return done.stdout.strip()
     (folder / MARK).write_text(_wanted(peer))
     return None
+
+
+def _interpreter(peer: Peer) -> str:
+    """What an environment is made from: where a peer loads libpython, an interpreter that is built with it."""
+    if peer.embeds_python and not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        system = Path("/usr/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        if system.exists():
+            return str(system)
+    return sys.executable
 
 
 def _wanted(peer: Peer) -> str:

@@ -149,11 +149,16 @@ def of_cores(best: Best | None) -> Iterable[str]:
 
 def of_standing(found: Standing) -> Iterable[str]:
     """Start and weight."""
-    yield (
-        f"Ready after {found.single_seconds:.1f} s (one package), {found.first_seconds:.1f} s (ten policies from the "
-        f"registry), {found.again_seconds:.1f} s (ten, started again) (3 asked)"
-    )
-    yield f"A worker's RSS: {found.single_mb:.0f} MB with one policy, {found.ten_mb:.0f} MB with ten (250 asked)"
+    starts = {
+        "one package": found.single,
+        "ten policies from the registry": found.fetching,
+        "the same ten, on disk already": found.again,
+    }
+    for what, start in starts.items():
+        yield (
+            f"A gateway with {what}: ready {start.ready:.1f} s after its process starts (3 asked), answers for all of "
+            f"them after {start.answering:.1f} s; a worker's RSS is {start.megabytes:.0f} MB (250 asked)"
+        )
 
 
 _SENTENCES: dict[str, Callable[[Any], Iterable[str]]] = {

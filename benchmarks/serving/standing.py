@@ -22,56 +22,69 @@ POLICIES, STARTS, ASKED_EACH = 10, 3, 50
 _WORKER = "_bentoml_impl.worker.service"
 
 
+class Start(msgspec.Struct, frozen=True):
+    """Seconds from process start until `/readyz` says yes and until all policies answer, and a worker's RSS in MB."""
+
+    ready: float
+    answering: float
+    megabytes: float
+
+
 class Standing(msgspec.Struct, frozen=True):
-    """Seconds from process start until `/readyz` says yes (medians), and a worker's memory (RSS) in MB.
+    """Medians of some starts (memory: the largest) of a gateway with one package, with ten policies that it fetches
+    from the registry, and with ten that it has on disk."""
 
-    `first` fetches ten packages from the registry; `again` has them on disk. Ready means that all policies answer.
-    """
-
-    single_seconds: float
-    first_seconds: float
-    again_seconds: float
-    single_mb: float
-    ten_mb: float
+    single: Start
+    fetching: Start
+    again: Start
 
 
 def standing(policy: Policy, scratch: Path) -> Standing:
     """Start gateways and ask each of their policies. Raises NotServing."""
     names = [f"policy-{number}" for number in range(POLICIES)]
-    singles = [
-        _start(policy, scratch / f"single-{turn}", {"AIRLOCK_PACKAGE": str(policy.package)}, [policies.NAME])
-        for turn in range(STARTS)
-    ]
+    package = {"AIRLOCK_PACKAGE": str(policy.package)}
+    singles = [_start(policy, scratch / f"single-{turn}", package, [policies.NAME]) for turn in range(STARTS)]
     with Registry(scratch / "registry") as registry:
         for name in names:
             digest = policies.copy(policy.package, scratch / name, name)
             registry.champion(name, scratch / name, digest)
         follows = {"MLFLOW_TRACKING_URI": registry.url}
-        firsts = [_start(policy, scratch / f"ten-{turn}", follows, names) for turn in range(STARTS)]
-        agains = [_start(policy, scratch / f"ten-{turn}", follows, names) for turn in range(STARTS)]
-    return Standing(
-        single_seconds=statistics.median(seconds for seconds, _ in singles),
-        first_seconds=statistics.median(seconds for seconds, _ in firsts),
-        again_seconds=statistics.median(seconds for seconds, _ in agains),
-        single_mb=max(size for _, size in singles),
-        ten_mb=max(size for _, size in (*firsts, *agains)),
+        fetching = [_start(policy, scratch / f"ten-{turn}", follows, names) for turn in range(STARTS)]
+        again = [_start(policy, scratch / f"ten-{turn}", follows, names) for turn in range(STARTS)]
+    return Standing(_middle(singles), _middle(fetching), _middle(again))
+
+
+def _middle(starts: Sequence[Start]) -> Start:
+    return Start(
+        ready=statistics.median(start.ready for start in starts),
+        answering=statistics.median(start.answering for start in starts),
+        megabytes=max(start.megabytes for start in starts),
     )
 
 
-def _start(policy: Policy, home: Path, extra: dict[str, str], names: Sequence[str]) -> tuple[float, float]:
-    """Seconds until ready, and the worker's RSS in MB after every policy answered some questions."""
+def _start(policy: Policy, home: Path, extra: dict[str, str], names: Sequence[str]) -> Start:
+    """Start a gateway once, ask every policy some questions, and weigh its worker."""
     home.mkdir(exist_ok=True)
     site = Site(PROJECT_PYTHON, free_port(), policy, home)
+    urls = [f"{site.url}/v1/policies/{name}/act" for name in names]
     with Server(Launch(command(site), {**environment(site), **extra}), home / "server.log") as server:
-        seconds = server.wait(lambda: _ready(site.url))
-        for name in names:
-            url = f"{site.url}/v1/policies/{name}/act"
+        ready = server.wait(lambda: _ready(site.url))
+        answering = server.wait(lambda: all(_answers(url, policy) for url in urls))
+        for url in urls:
             for turn, observation in enumerate(asked(policy)[:ASKED_EACH]):
                 action = post(url, msgspec.json.encode({"observation": observation}))["action"]
                 if action != policy.actions[turn]:
-                    raise NotServing(f"{name} answers wrongly: expected {policy.actions[turn]}, came {action}")
+                    raise NotServing(f"{url} answers wrongly: expected {policy.actions[turn]}, came {action}")
         workers = [one for one in server.family() if _WORKER in " ".join(one.cmdline())] or server.family()[:1]
-        return seconds, max(worker.memory_info().rss for worker in workers) / 1e6
+        return Start(ready, answering, max(worker.memory_info().rss for worker in workers) / 1e6)
+
+
+def _answers(url: str, policy: Policy) -> bool:
+    try:
+        post(url, msgspec.json.encode({"observation": asked(policy)[0]}))
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def _ready(url: str) -> bool:

@@ -50,6 +50,9 @@ class Peer:
     environment: ClassVar[str] = ""
     """The name of that environment."""
 
+    embeds_python: ClassVar[bool] = False
+    """Whether it loads libpython, and with it the standard library of the interpreter that libpython belongs to."""
+
     path = "/act"
     many_path: str | None = None
     """Where many observations are asked at once, if they can be."""

@@ -14,6 +14,7 @@ class TritonServer(InferenceProtocol):
     name = "triton"
     title = "Triton (pytriton), batches of what waits"
     environment = "triton"
+    embeds_python = True
     # It asks for an older NumPy than the ONNX Runtime of the others takes.
     packages = ("nvidia-pytriton==0.7.0", "onnxruntime==1.32.0")
 
