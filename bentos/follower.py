@@ -198,7 +198,11 @@ class Follower:
     ) -> Version:
         """A version from its package's directory, made under its mark; not `opened`: for its fallback alone."""
         with mark or contextlib.nullcontext():
-            package = load(directory, digest) if opened else Unopened(directory, read_manifest(directory, digest))
+            package = (
+                load(directory, digest, provider=None)
+                if opened
+                else Unopened(directory, read_manifest(directory, digest))
+            )
             if package.manifest.name != policy:
                 raise PackageError(f"the package is of policy {package.manifest.name!r}, not of {policy!r}")
             built = self._build(policy, version, package, digest)

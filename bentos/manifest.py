@@ -13,6 +13,7 @@ from bentos.safety import Safety
 SCHEMA_VERSION = 1
 
 Array = npt.NDArray[Any]
+ProviderName = Literal["cpu", "cuda"]
 DistributionName = Literal["categorical", "bernoulli", "gaussian", "squashed_gaussian"]
 
 
@@ -67,6 +68,8 @@ class Serve(msgspec.Struct, frozen=True):
     fallback: dict[str, Any] | None = None
     max_errors: int = 5
     explore: bool = False
+    provider: ProviderName = "cpu"
+    override_hook: str | None = None
 
 
 class Outcomes(msgspec.Struct, frozen=True):

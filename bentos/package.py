@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bentos import interface
+from bentos import interface, providers
 from bentos.binding import Bindings
 from bentos.feeds import Feeds
 from bentos.manifest import (
@@ -25,6 +25,7 @@ from bentos.manifest import (
     Manifest,
     Outcomes,
     PackageError,
+    ProviderName,
     Serve,
     Space,
     Tensor,
@@ -140,13 +141,16 @@ class Baseline:
 class Policy:
     """A loaded package: the in-process policy, without torch. Thread-safe: every method may be called concurrently."""
 
-    def __init__(self, directory: Path, manifest: Manifest, variant: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, manifest: Manifest, variant: str | None = None, provider: ProviderName = "cpu"
+    ) -> None:
         """Raises PackageError for a graph that is not the manifest's, or with inputs or outputs nobody knows."""
         self.directory = directory
         self.manifest = manifest
         self.variant = variant or manifest.shipped_variant
         if self.variant not in manifest.variants:
             raise PackageError(f"{directory}: no variant {self.variant!r}; it has {sorted(manifest.variants)}")
+        self._provider = provider
         self.session = self._open(manifest.served_file(self.variant), served=self.variant in manifest.served)
         """The graph that is served: where the package has one, that without the outputs serving never asks for."""
         self.served_names = [output.name for output in self.session.get_outputs()]
@@ -180,10 +184,7 @@ class Policy:
 
     def _open(self, name: str, served: bool) -> ort.InferenceSession:
         graph = verify_file(self.directory, self.manifest, name)
-        try:
-            session = ort.InferenceSession(str(graph), session_options(), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise PackageError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+        session = providers.open_session(graph, session_options(), self._provider)
         interface.check(self.manifest, session.get_inputs(), session.get_outputs(), str(graph), served=served)
         return session
 
@@ -235,7 +236,16 @@ class Policy:
         return Baseline(actions=arrays.pop("actions"), returns=arrays.pop("returns"), inputs=arrays)
 
 
-def load(directory: str | Path, package_sha256: str | None = None, variant: str | None = None) -> Policy:
-    """Load a policy package. Digests of the manifest (if given) and of the graph are checked. Raises PackageError."""
+def load(
+    directory: str | Path,
+    package_sha256: str | None = None,
+    variant: str | None = None,
+    provider: ProviderName | None = "cpu",
+) -> Policy:
+    """Load a policy package. Digests of the manifest (if given) and of the graph are checked. Raises PackageError.
+
+    It runs on the CPU, wherever it is to be served; `provider` None takes the one that it is to be served on.
+    """
     path = Path(directory)
-    return Policy(path, read_manifest(path, package_sha256), variant)
+    manifest = read_manifest(path, package_sha256)
+    return Policy(path, manifest, variant, provider or manifest.serve.provider)

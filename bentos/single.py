@@ -36,7 +36,7 @@ def find(bento_version: str | None) -> Package | None:
 
 def route(core: Core, package: Package) -> Route:
     """Load the package and route all of its policy's traffic to it. Raises PackageError."""
-    policy = load(package.directory)
+    policy = load(package.directory, provider=None)
     digest = hashlib.sha256((package.directory / MANIFEST).read_bytes()).hexdigest()
     name = policy.manifest.name
     version = core.build(name, package.version, policy, digest)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bentos import hooks
 from bentos.breaker import Breaker
 from bentos.drift import Drift
 from bentos.journal import Journal
@@ -18,6 +19,7 @@ from bentos.runners import Runner, explore
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
+from bentos.runners.hooked import Hooked
 from bentos.runners.infer import Infer
 from bentos.runners.override import Override
 from bentos.runners.record import Record
@@ -78,7 +80,9 @@ class Version:
             champion=lambda: _guard(champion()),
             last=_last_resort(manifest),
         )
-        override = Override(self.fallback, manifest.name, overrides)
+        hook = hooks.load(manifest)
+        self.hooked = None if hook is None else Hooked(self.fallback, hook, manifest, name)
+        override = Override(self.hooked or self.fallback, manifest.name, overrides)
         self.constrain = Constrain.of(override, manifest)
         self.drift = Drift(manifest)
         page = None if journal is None else journal.page(manifest)
@@ -98,6 +102,8 @@ class Version:
     def close(self) -> None:
         """Release the version's threads."""
         self.batch.close()
+        if self.hooked is not None:
+            self.hooked.close()
         self.shadow.close()
 
 
@@ -110,7 +116,7 @@ def _last_resort(manifest: Manifest) -> Runner | None:
     if "constant" in given:
         return Constant(as_action(given["constant"], manifest.action_space))
     if "package" in given:
-        policy = load(Path(given["package"]))
+        policy = load(Path(given["package"]), provider=None)
         if not same_questions(policy.manifest, manifest):
             raise PackageError(f"the fallback {given['package']} has other observations or actions than the policy")
         infer = Infer(policy, _FALLBACK)

@@ -18,6 +18,7 @@ import yaml
 
 import bentos
 from bentos import home
+from bentos.hooks import HOOK_FILE, HOOKS
 from bentos.package import MANIFEST, Policy, load, sha256
 from tasks import parity
 from tasks.errors import Misconfigured, Rejected
@@ -95,13 +96,16 @@ def assemble(release: Release, version: str, package: Policy, context: Path) -> 
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(Path(bentos.__file__).parent, context / "bentos", ignore=ignored)
     shutil.copytree(package.directory, context / "package")
+    if hook := package.manifest.serve.override_hook:
+        (context / HOOKS).mkdir()
+        shutil.copy(package.directory / HOOK_FILE, context / HOOKS / f"{hook.partition(':')[0]}.py")
     bentofile = {
         "service": "bentos.service:Gateway",
         "name": release.policy,
         "description": f"{release.policy} version {version}: {package.manifest.algorithm} "
         f"for {package.manifest.environment['id']}, released by Airlock",
         "labels": {"package_sha256": digest, "mlflow_run_id": release.run_id, "airlock": "policy"},
-        "include": ["bentos/**", "package/**"],
+        "include": ["bentos/**", "package/**", f"{HOOKS}/**"],
         "python": {"packages": [f"{name}=={installed(name)}" for name in REQUIREMENTS], "lock_packages": False},
     }
     (context / "bentofile.yaml").write_text(yaml.safe_dump(bentofile))
@@ -125,8 +129,8 @@ def _label(path: Path) -> str | None:
 def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]:
     """Compare the served actions with the package's own and, for fp32, with those the evaluated policy took.
 
-    A quantized variant was held against the evaluated policy when it was chosen. Rows that the safety envelope changed
-    are left out. A recurrent policy is asked turn by turn, with the `state` tokens it gave out. Returns
+    A quantized variant was held against the evaluated policy when it was chosen. Rows that the envelope or a hook
+    changed are left out. A recurrent policy is asked turn by turn, with the `state` tokens it gave out. Returns
     {"observations", "compared"}. Raises Rejected when an action differs.
     """
     given, taken = load_rollout(rollout)
@@ -169,10 +173,11 @@ def _answer(
     A machine that is busy with something else may miss a deadline, and the breaker stays open for five seconds then.
     """
     others: list[str] = []
+    expected = {"policy", "override"} if package.manifest.serve.override_hook else {"policy"}
     for pause in PAUSES:
         time.sleep(pause)
         answer = ask(server.url, package.manifest.name, given, states, at_once=package.manifest.serve.batch_size)
-        others = sorted({source for source in answer["sources"] if source != "policy"})
+        others = sorted(set(answer["sources"]) - expected)
         if not others:
             return answer
     raise Rejected(f"the served Bento answered by {', '.join(others)}, not by the policy, on its own observations")
@@ -181,7 +186,8 @@ def _answer(
 def _compare(package: Policy, name: str, answer: Mapping[str, Any], reference: Array) -> int:
     """How many rows were compared. Raises Rejected when one differs."""
     served = np.asarray(answer["actions"], dtype=reference.dtype)
-    kept = np.array([not changed for changed in answer["adjusted"]])
+    told = zip(answer["adjusted"], answer["sources"], strict=True)
+    kept = np.array([not changed and source == "policy" for changed, source in told])
     if kept.any():
         difference = parity.compare(package.manifest.action_space, reference[kept], served[kept])
         if difference.agreement < 1.0:

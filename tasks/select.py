@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from bentos import package
+from bentos.hooks import HOOK_FILE
 from tasks import benchmark, benchmark_table, runs
 from tasks.baselines import baselines
 from tasks.errors import Rejected
@@ -77,6 +78,8 @@ def assemble(
     rows = max(64, min(BASELINE_ROWS, BASELINE_BYTES * size(given) // sum(a.nbytes for a in given.values())))
     kept: dict[str, Any] = spread({**given, "actions": actions}, rows)
     np.savez_compressed(directory / package.BASELINE, returns=returns, **kept)
+    if packaging.hook is not None:
+        (directory / HOOK_FILE).write_bytes(packaging.hook)
     exported = evidence.exported
     acted = explored(directory / ONNX, exported, given) if packaging.serve.explore else actions
     variants = {"fp32": ONNX} | {

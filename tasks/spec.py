@@ -104,6 +104,12 @@ class Serve(Section):
     )
     max_errors: int = Field(default=5, ge=1, le=10_000, description="Consecutive faults that open the breaker")
     explore: bool = Field(default=False, description="Serve stochastic actions and store their log-probability")
+    provider: Literal["cpu", "cuda"] = Field(default="cpu", description="What ONNX Runtime runs the policy on")
+    override_hook: str | None = Field(
+        default=None,
+        pattern=r"^[a-z_][a-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*$",
+        description="module:function in hooks/<module>.py beside the spec: code that may override the policy",
+    )
 
     @field_validator("fallback")
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bentos.hooks import HOOK_FILE
 from bentos.package import (
     BASELINE,
     Manifest,
@@ -93,6 +94,7 @@ def write_package(
     safety: Safety | None = None,
     outcomes: Outcomes | None = None,
     baselines: dict[str, Any] | None = None,
+    hook: str | None = None,
 ) -> str:
     """Write a package and return its digest. By default CartPole's: push right (1) when the pole leans right.
 
@@ -108,6 +110,8 @@ def write_package(
     onnx.save(graph, directory / "policy.onnx")
     if served is not None:
         onnx.save(served, directory / "policy.served.onnx")
+    if hook is not None:
+        (directory / HOOK_FILE).write_text(hook)
     actions = np.zeros((4, *action_space.shape), action_space.dtype)
     np.savez(directory / BASELINE, observation=np.zeros((4, 4), np.float32), actions=actions, returns=np.zeros(4))
     outputs = [Tensor("action", action_space.dtype, action_space.shape), Tensor("finite", "bool", ())]
