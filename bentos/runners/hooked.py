@@ -58,8 +58,7 @@ class Hooked:
     async def _ask(self, rows: Rows, decision: Decision) -> Any:
         if self._late >= _AT_ONCE:
             raise TimeoutError("earlier calls have not come back")
-        async with asyncio.timeout(self._deadline):
-            await self._free.acquire()
+        await self._turn()
         call = asyncio.get_running_loop().run_in_executor(
             self._threads, self._hook, _observed(rows), self._context(rows, decision)
         )
@@ -70,6 +69,17 @@ class Hooked:
         self._late += 1
         call.add_done_callback(self._back)
         raise TimeoutError(f"no answer within {self._deadline * 1000:g} ms")
+
+    async def _turn(self) -> None:
+        """Wait for a free thread. Requests are not always answered within a task, where asyncio.timeout needs one."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        turn = asyncio.ensure_future(self._free.acquire())
+        done, _ = await asyncio.wait([turn], timeout=self._deadline)
+        if not done:
+            turn.cancel()
+            raise TimeoutError(f"no thread was free for it within {self._deadline * 1000:g} ms")
 
     def _back(self, call: asyncio.Future[Any]) -> None:
         """A late call has come back after all: nobody waits for what it says."""
