@@ -102,12 +102,14 @@ def evaluate(release: runs.Release) -> dict[str, Any]:
     from tasks.environments import make
     from tasks.exporters import exporter_for
     from tasks.importing import fetch_agent
+    from tasks.limits import check_limits
 
     torch.set_num_threads(1)
     settings = release.spec.evaluate
     with release.scratch() as scratch:
         agent = fetch_agent(release, scratch)
         environment = make(release.spec.environment)
+        check_limits(release.spec, environment.observation_space, environment.action_space)
         interface = exporter_for(agent, environment.observation_space).inputs
         environment.close()
         evaluation, rollout = evaluate_policy(

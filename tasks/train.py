@@ -56,7 +56,8 @@ def params_digest(spec: PolicySpec, source: str, warm_start_from: str | None = N
 def build_model(spec: PolicySpec) -> BaseAlgorithm:
     """An untrained model of the spec on its seeded, vectorised environment.
 
-    Raises Misconfigured when the environment, a hyperparameter or their combination does not exist.
+    Raises Misconfigured when the environment, a hyperparameter or their combination does not exist, or the spec's
+    limits do not fit the environment.
     """
     import numpy as np
     import torch
@@ -65,9 +66,11 @@ def build_model(spec: PolicySpec) -> BaseAlgorithm:
     from tasks.algorithms import algorithm_class
     from tasks.environments import make_vectorised
     from tasks.hyperparameters import constructor_arguments
+    from tasks.limits import check_limits
 
     torch.set_num_threads(1)  # networks this small lose time to a second thread, and one adds up in one order
     vectorised = make_vectorised(spec.environment, spec.train.n_envs, spec.train.seed)
+    check_limits(spec, vectorised.observation_space, vectorised.action_space)
     arguments = constructor_arguments(spec.train.hyperparameters, int(np.prod(vectorised.action_space.shape or (1,))))
     if spec.train.normalize:
         vectorised = VecNormalize(vectorised, gamma=arguments.get("gamma", 0.99))

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 
 from bentos.envelope.box import Box
-from bentos.envelope.choices import Choices
-from bentos.package import Manifest, PackageError, Safety, Space
+from bentos.envelope.build import build
+from bentos.package import Manifest, Safety, Space
 from bentos.rows import Array, Decision, Rows
 from bentos.runners import Runner
 
@@ -29,13 +29,12 @@ class Constrain:
     ) -> None:
         """For actions of `space` and raw observations of the space `observations`, with the spec's constant `fallback`.
 
-        Raises PackageError for limits that do not fit them: such a policy must not be served without.
+        Raises PackageError for limits that do not fit them.
         """
         self.following = following
-        if space.type == "Box" and safety.action_mask:
-            raise PackageError("safety.action_mask: Box actions cannot be masked; use bounds or constraints")
-        self._box = Box(space, safety, observations, fallback) if space.type == "Box" else None
-        self._choices = None if space.type == "Box" else Choices(space, safety, observations, fallback)
+        envelope = build(space, safety, observations, fallback)
+        self._box = envelope if isinstance(envelope, Box) else None
+        self._choices = None if isinstance(envelope, Box) else envelope
 
     @classmethod
     def of(cls, following: Runner, manifest: Manifest) -> Constrain:

@@ -1,0 +1,20 @@
+"""The envelope of an action space: one for continuous actions, one for choices."""
+
+from __future__ import annotations
+
+from bentos.envelope.box import Box
+from bentos.envelope.choices import Choices
+from bentos.manifest import Array, PackageError, Space
+from bentos.safety import Safety
+
+
+def build(space: Space, safety: Safety, observations: Space | None, fallback: Array | None) -> Box | Choices:
+    """The limits of `safety` for actions of `space`, raw observations of `observations` and the constant `fallback`.
+
+    Raises PackageError for limits that do not fit them: a policy must not be served without.
+    """
+    if space.type != "Box":
+        return Choices(space, safety, observations, fallback)
+    if safety.action_mask:
+        raise PackageError("safety.action_mask: Box actions cannot be masked; use bounds or constraints")
+    return Box(space, safety, observations, fallback)
