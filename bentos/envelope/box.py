@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import le
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from bentos.envelope.rate import RateLimit
 from bentos.manifest import Array, Space
 from bentos.rows import Decision, Rows
 from bentos.safety import Safety
+
+_FEW = 16
 
 
 class Limit(Protocol):
@@ -49,12 +52,19 @@ class Box:
         if safety.rate_limit is not None:
             self._limits.append(RateLimit(safety.rate_limit, space))
         self._polytope = Polytope(safety.constraints, space, observations) if safety.constraints else None
+        self._few = self._low.size <= _FEW
+        self._lows, self._highs = self._low.reshape(-1).tolist(), self._high.reshape(-1).tolist()
         self._bounds_only = not self._limits and self._polytope is None
 
     def hold(self, rows: Rows, decision: Decision) -> None:
         """Move the actions that are outside, and note why; rows that an override forced are left alone."""
         if self._bounds_only:
             action = decision.action
+            if len(action) == 1 and self._few:
+                # for a few numbers plain comparisons take a fifth of the time that arrays do; NaN fails them
+                values = action.reshape(-1).tolist()
+                if all(map(le, self._lows, values)) and all(map(le, values, self._highs)):
+                    return
             inside = np.minimum(np.maximum(action, self._low), self._high)
             if inside.tobytes() != action.tobytes():
                 change(decision, inside, {BOUNDS: _outside(action, self._low, self._high)})

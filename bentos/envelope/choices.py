@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import le
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ class Choices:
             raise PackageError(f"{', '.join(unfit)}: for Box actions; this policy's are {space.type}")
         self._masks = Masks(space)
         self._low, self._high = inward(*bounds(space, safety), np.dtype(space.dtype))
-        self._range = (int(self._low), int(self._high)) if space.type == "Discrete" else None
+        self._lows, self._highs = self._low.reshape(-1).tolist(), self._high.reshape(-1).tolist()
         self._rules = MaskRules(safety.action_mask, self._masks, space, observations) if safety.action_mask else None
         self._fallback = None if fallback is None else self._masks.only(fallback)
 
@@ -71,14 +72,17 @@ class Choices:
     def hold(self, decision: Decision, permitted: Permitted | None) -> None:
         """Replace the actions that are not permitted, and note why; rows that an override forced are left alone."""
         action = decision.action
-        if self._range is None or len(action) != 1:
+        if not (len(action) == 1 and self._within(action)):
             inside = np.minimum(np.maximum(action, self._low), self._high)
             if inside.tobytes() != action.tobytes():
                 change(decision, inside, {BOUNDS: _rows(inside != action)})
-        elif not self._range[0] <= action.item() <= self._range[1]:
-            change(decision, np.clip(action, *self._range), {BOUNDS: np.ones(1, dtype=bool)})
         if permitted is not None:
             self._obey(decision, permitted)
+
+    def _within(self, action: Array) -> bool:
+        """Whether one action is in range. For its few numbers plain comparisons are quicker than those of arrays."""
+        values = action.reshape(-1).tolist()
+        return all(map(le, self._lows, values)) and all(map(le, values, self._highs))
 
     def _obey(self, decision: Decision, permitted: Permitted) -> None:
         action = decision.action

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,14 @@ from scipy.optimize import minimize
 from bentos.envelope.bounds import inward
 from bentos.envelope.polytope import Polytope
 from bentos.episodes import State
-from bentos.package import PackageError, Safety, Space
+from bentos.overrides import Overrides
+from bentos.package import PackageError, Safety, Space, load
 from bentos.rows import Decision, Rows
 from bentos.runners.constrain import Constrain
 from bentos.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
+from bentos.stats import Stats
+from bentos.versions import Version
+from tests.bentos.policy_packages import write_package
 
 PLANE = Space("Box", shape=(2,), low=(-2.0, -2.0), high=(2.0, 2.0))
 SEEN = Space("Box", shape=(3,), low=(None,) * 3, high=(None,) * 3)
@@ -266,3 +271,24 @@ def test_constraints_ask_for_actions_of_floats() -> None:
     space = Space("Box", dtype="int32", shape=(2,), low=(0.0, 0.0), high=(9.0, 9.0))
     with pytest.raises(PackageError, match="float numbers"):
         Constrain(Says([0]), space, Safety(constraints=[Constraint([1.0, 1.0], 1.0)]), SEEN)
+
+
+def test_a_served_package_obeys_its_rules_with_its_own_next_best_action(tmp_path: Path) -> None:
+    rules = [MaskRule(Condition(2, above=0.5), [1])]
+    write_package(tmp_path, safety=Safety(action_mask=rules))
+    version = Version(
+        "1",
+        load(tmp_path),
+        "digest",
+        stats=Stats(),
+        overrides=Overrides(),
+        champion=lambda: None,
+        opened=lambda version, reason: None,
+    )
+    rows = Rows({"observation": np.array([[0, 0, 1, 0], [0, 0, 0.25, 0]], np.float32)}, 2, version="1")
+    decision = asyncio.run(version.decide(rows))
+    version.close()
+    assert decision.action.tolist() == [0, 1]
+    assert decision.adjusted == [["mask_rule"], []]
+    assert decision.scores is not None
+    assert decision.scores.shape == (2, 2)

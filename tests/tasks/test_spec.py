@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,13 @@ class TestSafety:
             MaskRule(Condition(0, above=2.0), [1]),
             MaskRule([Condition(0, below=0.0), Condition(1, key="gear", equals=3.0)], {"1": [0, 2]}),
         ]
+
+    def test_what_the_documentation_shows_validates(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "safety.md").read_text(encoding="utf-8")
+        shown = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        assert len(shown) == 2
+        for text in shown:
+            self.packaged(yaml.safe_load(text)["safety"])
 
     def test_every_field_of_the_spec_is_one_of_the_manifest(self) -> None:
         for section, struct in (
