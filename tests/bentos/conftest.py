@@ -15,7 +15,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]
     """One CartPole package in single mode, version 7."""
     home = tmp_path_factory.mktemp("single")
     write_package(home / "package")
-    gateway = GatewayProcess(home, AIRLOCK_PACKAGE=str(home / "package"), AIRLOCK_VERSION="7")
+    gateway = GatewayProcess(home, AIRLOCK_PACKAGE=str(home / "package"), AIRLOCK_VERSION="7", AIRLOCK_LOG_EPISODES="1")
     yield gateway
     gateway.stop()
 

@@ -7,16 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from bentos import decision_log, store
 from bentos.decision_log import DecisionLog, limit
-from bentos.episodes import new_nonce
+from bentos.episodes import Signer, new_nonce
 from bentos.package import Serve
 from bentos.retention import Retention
 from bentos.wire import ActRequest
+from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until
 from tests.bentos.in_process import BREAKS, FINE, Desk
 
 
@@ -201,6 +203,18 @@ def test_reasons_of_adjusted_actions_are_logged(tmp_path: Path, monkeypatch: pyt
 
     asyncio.run(Desk(tmp_path, url).run(play))
     assert [row.adjusted for row in logged(url)] == [["action_mask"]]
+
+
+def test_the_gateway_writes_its_log_by_itself_and_shows_what_it_lost(served: GatewayProcess) -> None:
+    (episode,) = served.client.start_episodes("cartpole", [None])
+    served.client.act("cartpole", [FINE], [episode["episode_id"]])
+    served.client.act("cartpole", [FINE], [episode["episode_id"]])
+    url = f"sqlite:///{served.home}/airlock.db"
+    (nonce,) = {Signer(EPISODE_KEY).episode(episode["episode_id"]).nonce}
+    wait_until(lambda: [row.step for row in logged(url) if row.episode == nonce] == [0, 1], "both decisions are stored")
+    metrics = httpx.get(f"{served.url}/metrics", timeout=10).text
+    assert "rl_decision_log_lost_total 0.0" in metrics
+    assert "rl_episode_events_lost_total 0.0" in metrics
 
 
 def test_old_and_surplus_rows_are_deleted_oldest_first(database: str) -> None:

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from bentos import store
 from bentos.client import GatewayError
+from bentos.episodes import Signer
 from bentos.writer import RewardsTaken, Writer
-from tests.bentos.gateway_process import GatewayProcess, wait_until
+from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until
 from tests.bentos.store_rows import outcome, reward
 
 
@@ -112,13 +113,14 @@ def test_the_gateway_takes_rewards_one_or_many_and_shows_the_episode_they_comple
     assert bare == [{"accepted": 0, "duplicates": 2}, {"accepted": 0, "duplicates": 1}]
     late = {"episode_id": episode["episode_id"], "return": 1.0, "length": 9}
     assert client.outcomes("cartpole", [late]) == {"accepted": 0, "duplicates": 1}
+    nonce = Signer(EPISODE_KEY).episode(episode["episode_id"]).nonce
     engine = sa.create_engine(f"sqlite:///{served.home}/airlock.db")
     with engine.connect() as connection:
-        kept = connection.execute(sa.select(store.rewards.c.next_observation).order_by("reward_seq")).scalars().all()
-        found = connection.execute(sa.select(store.outcomes).order_by(store.outcomes.c.outcome_seq.desc())).first()
+        own = sa.select(store.rewards.c.next_observation).where(store.rewards.c.episode == nonce)
+        kept = connection.execute(own.order_by(store.rewards.c.step)).scalars().all()
+        found = connection.execute(sa.select(store.outcomes).where(store.outcomes.c.episode == nonce)).one()
     assert len(kept[0]) == 4 * 4  # four float32
     assert kept[1:] == [None, None]
-    assert found is not None
     assert (found.episode_return, found.length, found.kind) == (4.0, 2, "reported")
     wait_until(
         lambda: client.policy("cartpole")["statistics"]["episodes_completed"] == before + 1, "the episode is counted"
