@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -257,20 +258,17 @@ class Worker:
                 arm.breaker_open, arm.changed = is_open, True
 
     async def _sweep_all(self) -> None:
-        settings = {
-            route.policy: route.manifest.outcomes for route in self.core.routes.values() if route.manifest is not None
-        }
-
-        def sweep(connection: sa.Connection) -> dict[str, int]:
-            return {policy: self._sweep.run(connection, policy, one) for policy, one in settings.items()}
-
-        try:
-            closed = await self.core.writer.call(sweep)
-        except StoreDown:
-            return
-        for policy, count in closed.items():
-            if count:
-                logs.info("episodes abandoned", policy=policy, count=count)
+        for route in list(self.core.routes.values()):
+            if route.manifest is None:
+                continue
+            # a transaction each: two gateways that sweep several policies in one could wait for each other in a circle
+            sweep = partial(self._sweep.run, policy=route.policy, settings=route.manifest.outcomes)
+            try:
+                closed = await self.core.writer.call(sweep)
+            except StoreDown:
+                return
+            if closed:
+                logs.info("episodes abandoned", policy=route.policy, count=closed)
 
 
 def _row(worker: str, key: Key, arm: Arm, now: float) -> dict[str, Any]:
