@@ -96,7 +96,7 @@ def render(document: dict[str, Any], out: Console) -> None:
     table = Table("policy", "champion", "previous", "challenger", "weight", "versions", box=None, pad_edge=False)
     for name, item in document["policies"].items():
         versions = ", ".join(f"{v} {d.get('status', '')}" for v, d in sorted(item["versions"].items()))
-        weight = f"{item['canary_weight']:g}" if item["canary"] else ""
+        weight = (f"{item['canary_weight']:g}" if item["canary_weight"] else "shadow") if item["canary"] else ""
         cells = [str(item[key] or "-") for key in ("champion", "previous", "challenger")]
         table.add_row(name, *cells, weight, versions)
     out.print(table)

@@ -19,12 +19,15 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(variable, "9")
 
 
-def test_each_policy_shows_who_serves_and_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("weight", "shown"), [(0.25, "0.25"), (0.0, "shadow")])
+def test_each_policy_shows_who_serves_and_what_is_tried(
+    monkeypatch: pytest.MonkeyPatch, weight: float, shown: str
+) -> None:
     listed = {
         "policy": "cartpole",
         "champion": "2",
         "previous": "1",
-        "canary": {"generation": "g", "version": "3", "weight": 0.25},
+        "canary": {"generation": "g", "version": "3", "weight": weight},
         "versions": {"2": {"status": "ready"}, "3": {"status": "ready"}},
     }
     with serving(GatewayDouble(policies=[listed])) as double:
@@ -32,11 +35,11 @@ def test_each_policy_shows_who_serves_and_what_is_tried(monkeypatch: pytest.Monk
         document = status()
 
     cartpole = document["policies"]["cartpole"]
-    assert (cartpole["champion"], cartpole["challenger"], cartpole["canary_weight"]) == ("2", "3", 0.25)
+    assert (cartpole["champion"], cartpole["challenger"], cartpole["canary_weight"]) == ("2", "3", weight)
     console = Console(width=160, record=True, file=io.StringIO())
     render(document, console)
     (line,) = [line for line in console.export_text().splitlines() if line.startswith("cartpole")]
-    assert line.split()[:5] == ["cartpole", "2", "1", "3", "0.25"]
+    assert line.split()[:5] == ["cartpole", "2", "1", "3", shown]
 
 
 def test_a_policy_without_canary_has_no_challenger(monkeypatch: pytest.MonkeyPatch) -> None:
