@@ -27,7 +27,7 @@ DEATHS = 2
 
 _SLOTS, _SLOT_BYTES = 64, 1024
 _BUSY = b"\1"
-_SUFFIX = ".marks"
+_SUFFIX, _KEPT = ".marks", ".death"
 
 
 class Suspect(msgspec.Struct, frozen=True):
@@ -116,25 +116,51 @@ class Marks:
 
 @contextlib.contextmanager
 def dead(directory: Path) -> Iterator[list[Death]]:
-    """The deaths that nobody dealt with yet; their marks are removed at the end of the block, unless it raises.
+    """The deaths that nobody dealt with yet. If the block raises they are kept, as the deaths that they are.
 
     Nobody else is given the same deaths meanwhile.
     """
     files: list[tuple[Path, int]] = []
+    kept: list[Death] = []
     suspects: dict[Suspect, list[str]] = {}
     try:
-        for path in sorted(directory.glob(f"*{_SUFFIX}")):
-            file = _claim(path)
-            if file is not None:
-                files.append((path, file))
-                for suspect in _read(file):
-                    suspects.setdefault(suspect, []).append(path.name.removesuffix(_SUFFIX))
-        yield [Death(suspect, tuple(workers)) for suspect, workers in suspects.items()]
-        for path, _ in files:
-            path.unlink(missing_ok=True)
+        for path in sorted(directory.glob("*")):
+            file = _claim(path) if path.suffix in (_SUFFIX, _KEPT) else None
+            if file is None:
+                continue
+            files.append((path, file))
+            if path.suffix == _KEPT:
+                kept.append(msgspec.json.decode(os.pread(file, _SLOT_BYTES * _SLOTS, 0), type=Death))
+                continue
+            for suspect in _read(file):
+                suspects.setdefault(suspect, []).append(path.stem)
+        found = [Death(suspect, tuple(workers)) for suspect, workers in suspects.items()]
+        try:
+            yield [*kept, *found]
+        except BaseException:
+            for number, death in enumerate(found):
+                _keep(directory / f"{death.workers[0]}-{number}{_KEPT}", death)
+            files = _removed(files, _SUFFIX)
+            raise
+        files = _removed(_removed(files, _SUFFIX), _KEPT)
     finally:
         for _, file in files:
             os.close(file)
+
+
+def _removed(files: list[tuple[Path, int]], suffix: str) -> list[tuple[Path, int]]:
+    """The files that stay when those of a suffix are removed, and given up."""
+    for path, file in files:
+        if path.suffix == suffix:
+            path.unlink(missing_ok=True)
+            os.close(file)
+    return [(path, file) for path, file in files if path.suffix != suffix]
+
+
+def _keep(path: Path, death: Death) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(msgspec.json.encode(death))
+    draft.rename(path)
 
 
 def _claim(path: Path) -> int | None:
