@@ -12,6 +12,7 @@ tried in a canary, promoted and rolled back, and workers are killed (SIGKILL) at
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sqlite3
@@ -33,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
+from benchmarks.serving import policy as served
 from bentos.client import GatewayClient, GatewayError, RemotePolicy
 from bentos.episodes import Signer
 from bentos.package import Outcomes, load, write_manifest
@@ -43,6 +45,9 @@ ENVIRONMENTS = 64
 PATIENCE_SECONDS = 60.0
 TTL_SECONDS = 60.0
 """Longer than any episode here lasts, and short enough that versions are unloaded while it runs."""
+
+FRESH_STEPS = 20
+"""How often connections are made anew: kept ones would all end at the worker that has lived longest."""
 
 EXAMPLES = 5
 
@@ -206,7 +211,11 @@ def remote_play(gateway: GatewayProcess, policy: str) -> Callable[[int, Seen, th
         env = remote.watch(DummyVecEnv([lambda seed=seed: Stroll(space, choice, seed) for seed in seeds]))
         observations, state, starts = env.reset(), None, np.ones(ENVIRONMENTS, dtype=bool)
         versions: dict[str | None, str | None] = {}
-        while not stopping.is_set():
+        for turn in itertools.count():
+            if stopping.is_set():
+                return
+            if turn % FRESH_STEPS == 0:
+                remote.close()
             actions, state = remote.predict(observations, state, starts)
             said = remote.said
             assert said is not None
@@ -237,6 +246,7 @@ def raw_play(gateway: GatewayProcess, policy: str) -> Callable[[int, Seen, threa
         while not stopping.is_set():
             started = client.start_episodes(policy, [None] * ENVIRONMENTS)
             ids = [one["episode_id"] for one in started]
+            client.close()
             length = int(chance.integers(5, 51))
             for _ in range(length):
                 observations = chance.standard_normal((ENVIRONMENTS, *space.shape), dtype=np.float32)
@@ -378,8 +388,6 @@ def report_outcomes(console: Console, kept: Kept) -> bool:
 
 def main() -> int:
     """Exit 1 when anything failed, changed or got lost."""
-    from benchmarks.serving import policy as served
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance", description=__doc__)
     parser.add_argument(
         "--cycles", type=int, default=100, help="of canary, promotion and rollback, in each of two runs"
@@ -387,18 +395,19 @@ def main() -> int:
     parser.add_argument("--actions", type=int, default=1_000_000, help="at least so many in each of two runs")
     parser.add_argument("--kills", type=int, default=50, help="while outcomes are posted")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--package", type=Path, help="a policy package with Box observations and Discrete actions")
     parser.add_argument("--keep", type=Path, help="an empty directory for logs and databases, to look at afterwards")
     given = parser.parse_args()
     console = Console()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
         home = given.keep or Path(scratch)
-        made = served.make(home / "policy")
+        package = given.package or served.make(home / "policy").package
         mlflow = MlflowProcess(home / "mlflow")
         try:
             gateway = GatewayProcess(home / "gateway", MLFLOW_TRACKING_URI=mlflow.url, AIRLOCK_WORKERS=str(WORKERS))
             try:
-                releases = Releases(mlflow, gateway, made.package, home)
+                releases = Releases(mlflow, gateway, package, home)
                 name = releases.name
                 killer = Killer(gateway, chance)
                 players = Players(remote_play(gateway, name))
