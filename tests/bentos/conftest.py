@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from bentos.package import Serve
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess
 from tests.bentos.policy_packages import write_package
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One CartPole package in single mode, version 7."""
+    """One CartPole package in single mode, version 7. A busy machine shall not bring its fallback in."""
     home = tmp_path_factory.mktemp("single")
-    write_package(home / "package")
+    write_package(home / "package", serve=Serve(fallback={"constant": 0}, deadline_ms=60_000))
     gateway = GatewayProcess(home, AIRLOCK_PACKAGE=str(home / "package"), AIRLOCK_VERSION="7", AIRLOCK_LOG_EPISODES="1")
     yield gateway
     gateway.stop()
