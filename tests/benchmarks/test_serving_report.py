@@ -23,6 +23,7 @@ from benchmarks.serving.peers.mosec import Mosec
 from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.rounds import Cell
+from benchmarks.serving.standing import Standing, Start
 from bentos.package import read_manifest
 from tests.bentos.policy_packages import write_package
 
@@ -85,6 +86,25 @@ def test_what_pip_says_is_told_when_a_peer_cannot_be_installed(tmp_path: Path, m
     )
     assert environments.install(Mosec()) == "no such package"
     assert environments.python(Mosec()) is None
+
+
+def test_a_peer_that_embeds_python_gets_an_interpreter_with_a_library_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environments.sysconfig, "get_config_var", lambda _: 0)
+    monkeypatch.setattr(Path, "exists", lambda path: path.parent == Path("/usr/bin"))
+    assert environments._interpreter(PEERS["triton"]).startswith("/usr/bin/python3")
+    assert environments._interpreter(Mosec()) == sys.executable
+    monkeypatch.setattr(environments.sysconfig, "get_config_var", lambda _: 1)
+    assert environments._interpreter(PEERS["triton"]) == sys.executable
+
+
+def test_each_start_is_told_with_its_readiness_its_first_answers_and_its_memory() -> None:
+    found = Standing(Start(1.04, 1.06, 99.6), Start(2, 2.5, 180), Start(1.5, 1.6, 170))
+    assert next(iter(report.sentences("standing", found))) == (
+        "A gateway with one package: ready 1.0 s after its process starts (3 asked), answers for all of them after "
+        "1.1 s; a worker's RSS is 100 MB (250 asked)"
+    )
 
 
 def test_a_run_replaces_the_section_of_the_page_and_nothing_else() -> None:

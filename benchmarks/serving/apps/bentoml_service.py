@@ -31,7 +31,7 @@ class Policy:
         """Many observations."""
         return {"actions": self._decide(observations)}
 
-    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1_000)  # type: ignore[untyped-decorator]
+    @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     async def batched(self, observations: list[list[float]]) -> list[int]:
         """Many observations, gathered with those of other requests."""
         return self._decide(observations)
