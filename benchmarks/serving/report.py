@@ -46,7 +46,7 @@ def show(console: Console, name: str, found: Any) -> None:
 
 def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
     """The peers: a header, and for each a row of cells, each of one or two lines."""
-    counts = [f"{count} connection{'s' if count > 1 else ''}" for count in CONNECTIONS]
+    counts = [_connections(count) for count in CONNECTIONS]
     many = f"{ASKED} a request, {MANY_CONNECTIONS} connections"
     rows = []
     for line in lines.values():
@@ -60,6 +60,10 @@ def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
 def sentences(name: str, found: Any) -> Iterable[str]:
     """A measurement in words."""
     return _SENTENCES[name](found)
+
+
+def _connections(count: int) -> str:
+    return f"{count} connection{'s' if count > 1 else ''}"
 
 
 def _cell(cell: Cell) -> list[str]:
@@ -85,7 +89,7 @@ def of_peers(lines: Mapping[str, Line]) -> Iterable[str]:
 def _of_gateway(own: Line, lines: Mapping[str, Line]) -> Iterable[str]:
     yield f"{own.title}:"
     for count, cell in own.cells.items():
-        said = f"  {count:>2} connections: {cell.ratio:.2f} of the ceiling ({ASKED_OF_THE_CEILING} asked)"
+        said = f"  {_connections(count)}: {cell.ratio:.2f} of the ceiling ({ASKED_OF_THE_CEILING} asked)"
         apis = [lines[name].cells.get(count) for name in (BentomlApi.name, BentomlBatchable.name) if name in lines]
         if best := max((api.ratio for api in apis if api is not None and api.ratio > 0), default=0):
             said += f", {cell.ratio / best:.1f} times the better of BentoML's APIs ({ASKED_OF_BENTOML[count]} asked)"
@@ -114,7 +118,8 @@ def of_decision(added: Added) -> Iterable[str]:
     """The decision path."""
     yield (
         f"In process, batch 1: session.run {added.graph_p50:.1f} µs (p99 {added.graph_p99:.1f}), the whole decision "
-        f"path {added.path_p50:.1f} (p99 {added.path_p99:.1f}): it adds {added.added_p50:.1f} µs p50 (12 asked)"
+        f"path {added.path_p50:.1f} (p99 {added.path_p99:.1f}): it adds {added.added_p50:.1f} µs p50 "
+        f"(12 asked), {added.added_p10:.1f} p10"
     )
 
 
@@ -128,7 +133,7 @@ def of_slow(found: Slow) -> Iterable[str]:
     )
     for connections, fast in found.fast.items():
         yield (
-            f"A fast policy beside it, {connections} connections: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "
+            f"A fast policy beside it, {_connections(connections)}: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "
             f"{fast.beside / fast.alone:.1f} times (2 asked)"
         )
 

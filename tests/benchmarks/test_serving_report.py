@@ -52,7 +52,7 @@ def shown(name: str, found: Any) -> str:
 def test_the_gateway_is_held_against_the_ceiling_bentomls_better_api_and_the_fastest_peer() -> None:
     said = list(report.sentences("peers", lines()))
     assert said[1] == (
-        "   1 connections: 0.75 of the ceiling (0.65 asked), 7.5 times the better of BentoML's APIs (5 asked); "
+        "  1 connection: 0.75 of the ceiling (0.65 asked), 7.5 times the better of BentoML's APIs (5 asked); "
         "the fastest peer is FastAPI, 0.40 of the ceiling"
     )
     assert said[2] == "  64 observations a request: 0.60 of the ceiling's rows/s (0.5 asked)"
