@@ -98,6 +98,9 @@ class Releases:
     def cycle(self, after_write: Callable[[], None]) -> None:
         """Try a version in a canary, promote it and roll back. `after_write` is called when the registry changed."""
         old, new = self.champion, self._publish("approved")
+        # a release takes minutes from approval to its canary; a worker that has not loaded the version by then answers
+        # its episodes with the champion
+        wait_until(lambda: self._loaded_everywhere(new), f"all workers have loaded version {new}", 120.0)
         canary = {"generation": f"g{new}", "champion": old, "version": new, "weight": 0.5, "salt": "0a0b"}
         self._mlflow.tag(self.name, "canary", json.dumps({**canary, "started_at": time.time()}))
         after_write()
@@ -112,6 +115,12 @@ class Releases:
         self._mlflow.tag_version(self.name, new, "validation_status", "rolled_back")
         after_write()
         self.shows("champion", old)
+
+    def _loaded_everywhere(self, version: str) -> bool:
+        told = [line for line in self._gateway.log.read_text(errors="replace").splitlines() if "version loaded" in line]
+        events = [json.loads(line) for line in told if line.startswith("{") and line.endswith("}")]
+        loaded = {one["pid"] for one in events if (one["policy"], one["version"]) == (self.name, version)}
+        return {worker.pid for worker in self._gateway.workers()} <= loaded
 
     def shows(self, key: str, version: str) -> None:
         """Wait until a worker shows it."""
@@ -210,7 +219,6 @@ def remote_play(gateway: GatewayProcess, policy: str) -> Callable[[int, Seen, th
         seeds = range(number * ENVIRONMENTS, (number + 1) * ENVIRONMENTS)
         env = remote.watch(DummyVecEnv([lambda seed=seed: Stroll(space, choice, seed) for seed in seeds]))
         observations, state, starts = env.reset(), None, np.ones(ENVIRONMENTS, dtype=bool)
-        versions: dict[str | None, str | None] = {}
         for turn in itertools.count():
             if stopping.is_set():
                 return
@@ -221,15 +229,9 @@ def remote_play(gateway: GatewayProcess, policy: str) -> Callable[[int, Seen, th
             assert said is not None
             seen.actions += len(actions)
             seen.sources.update(said.sources)
-            now = {}
-            for episode, version, source, arm in zip(
-                said.episode_ids, said.versions, said.sources, said.arms, strict=True
-            ):
-                before = versions.get(episode, version)
-                if before != version:
-                    seen.changes.append(f"{before} to {version} (source {source}, arm {arm})")
-                now[episode] = version
-            versions = now
+            for place, version, source in zip(state[0], said.versions, said.sources, strict=True):
+                if place.episode.version != version:
+                    seen.changes.append(f"{place.episode.version} to {version} ({source}, {place.episode.arm})")
             observations, _, starts, _ = env.step(actions)
             seen.episodes += int(starts.sum())
 
