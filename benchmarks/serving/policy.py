@@ -41,12 +41,14 @@ def make(directory: Path) -> Policy:
     from stable_baselines3 import PPO
 
     from bentos import package
+    from tasks.benchmark import BATCHES
     from tasks.export import ONNX, Exported, describe_outputs, write_formats
     from tasks.exporters import exporter_for
     from tasks.importing import Agent
+    from tasks.measurement import measure
     from tasks.packaging import Packaging
     from tasks.select import Evidence, assemble, git_sha
-    from tasks.selection import Row, Selection
+    from tasks.selection import Row, Selection, fastest_batch
     from tasks.spaces import describe
 
     target = directory / "package"
@@ -65,6 +67,10 @@ def make(directory: Path) -> Policy:
     actions = agent.decide({"observation": flat})["action"].astype(np.int64)
     # Episodes of the toy below, so that the package has a baseline and the gateway watches for drift as it does in use.
     returns = _reward(flat, actions).reshape(EPISODES, STEPS).sum(axis=1)
+    serve = package.Serve(fallback={"constant": 0})
+    curve = measure(target / ONNX, target / ONNX, {"observation": flat}, BATCHES, serve.batch_size)["batch"]
+    size = fastest_batch(curve, min(serve.latency_slo_ms, serve.deadline_ms))  # as a release chooses it
+    row = Row("fp32", True, None, None, None, None, "the exported policy itself")
     evidence = Evidence(
         Exported(
             exporter.inputs, outputs, opset, describe(exporter.observation_space), describe(exporter.action_space), {}
@@ -73,12 +79,12 @@ def make(directory: Path) -> Policy:
         {"algorithm": "ppo"},
         {},
         {},
-        Selection("fp32", "fp32 ships", 32, [Row("fp32", True, None, None, None, None, "the exported policy itself")]),
+        Selection("fp32", "fp32 ships", size.rows, [row], size.reason),
     )
     packaging = Packaging(
         NAME,
         {"id": None},
-        serve=package.Serve(fallback={"constant": 0}),
+        serve=serve,
         safety=package.Safety(observation_range=RANGE),
     )
     assemble(target, packaging, evidence, {"observation": flat}, actions, git_sha())

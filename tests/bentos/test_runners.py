@@ -252,14 +252,14 @@ def test_clients_that_ask_again_at_once_go_on_sharing_calls() -> None:
 
 def test_two_calls_at_a_time_only_where_that_pays(package: Path) -> None:
     manifest = load(package).manifest
-    slow = Slow(0.01)
+    slow = Slow(0.05)
     slow.run = lambda rows: Decision(  # type: ignore[method-assign]
         np.zeros(rows.size, np.int64), np.ones(rows.size, bool), Slow.run(slow, rows).sources, ["1"] * rows.size
     )
     assert warm_up(slow, manifest) == Pace(inline_rows=0, in_flight=1), "its calls wait for each other"
     side_by_side = Slow()
     side_by_side.run = lambda rows: (  # type: ignore[method-assign]
-        time.sleep(0.02) or Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
+        time.sleep(0.05) or Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
     )
     assert warm_up(side_by_side, manifest) == Pace(inline_rows=0, in_flight=2)
 
