@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,28 @@ def picture(
     """
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"a canary is drawn as .png or .svg, came {path.name}")
+    _draw(path, path.suffix.removeprefix("."), units, plan, verdict, reason, steps)
+    return path
+
+
+def svg(
+    units: Units, plan: CanaryPlan, verdict: str, reason: str = "", steps: Sequence[tuple[int, float]] | None = None
+) -> bytes:
+    """The same picture as an SVG document. One thread at a time: matplotlib's settings are the process's."""
+    target = io.BytesIO()
+    _draw(target, "svg", units, plan, verdict, reason, steps)
+    return target.getvalue()
+
+
+def _draw(
+    target: Path | io.BytesIO,
+    kind: str,
+    units: Units,
+    plan: CanaryPlan,
+    verdict: str,
+    reason: str,
+    steps: Sequence[tuple[int, float]] | None,
+) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,9 +125,8 @@ def picture(
         below.xaxis.get_major_locator().set_params(integer=True)
         below.set_xlabel("units analysed, in order of their start", color=INK)
         _moments((above, below), begun, verdict, drawn.ended)
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata)
-    return path
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(target, format=kind, metadata=metadata)
 
 
 def _head(figure: Figure, plan: CanaryPlan, verdict: str, reason: str) -> None:

@@ -74,12 +74,21 @@ class Tracking(Connection):
         return _run(answer["run"])
 
     def search(self, experiment_id: str, condition: str) -> list[TrackedRun]:
-        """Runs of an experiment that fulfil a filter, oldest first."""
+        """Runs of an experiment that fulfil a filter, oldest first, at most 100."""
+        return self._search(experiment_id, condition, "ASC", 100)
+
+    def latest(self, experiment_id: str, condition: str, count: int) -> list[TrackedRun]:
+        """The last `count` runs of an experiment that fulfil a filter, newest first."""
+        return self._search(experiment_id, condition, "DESC", count)
+
+    def _search(
+        self, experiment_id: str, condition: str, order: Literal["ASC", "DESC"], count: int
+    ) -> list[TrackedRun]:
         fields = {
             "experiment_ids": [experiment_id],
             "filter": condition,
-            "order_by": ["attributes.start_time ASC"],
-            "max_results": 100,
+            "order_by": [f"attributes.start_time {order}"],
+            "max_results": count,
         }
         answer = self.ask("POST", "runs/search", fields) or {}
         return [_run(item) for item in answer.get("runs", [])]

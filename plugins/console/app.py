@@ -1,0 +1,160 @@
+"""The console's routes: pages, the fragments that keep them fresh, and the same as JSON and SVG. All only read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from plugins.console import words
+from plugins.console.access import MayRead, SignedIn, login_url, readable
+from plugins.console.mount import PREFIX
+from tasks import latest_canary, overview
+
+T = TypeVar("T")
+
+_HERE = Path(__file__).parent
+_THREADS = 4
+_DATA = ("/data/", "/fragments/", "/static/")
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+_SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+_SAID = {
+    403: "You may not see this: it is for those who may read the policy's release DAG.",
+    404: "There is no such page.",
+}
+
+# Threads of the console's own: MLflow or a gateway that hangs must not use up those that Airflow's routes run in.
+_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="airlock-console")
+_templates = Environment(
+    loader=FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters.update(words.FILTERS)
+
+
+async def _work(work: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_pool, work, *arguments)
+
+
+def _render(template: str, request: Request, **found: Any) -> str:
+    return _templates.get_template(template).render(base=request.scope.get("root_path", ""), **found)
+
+
+def _glances(user: BaseUser) -> list[overview.Glance]:
+    return overview.glances(readable(overview.names(), user))
+
+
+def _page(policy: str) -> overview.PolicyPage:
+    if policy not in overview.names():
+        raise HTTPException(404, f"there is no policy {policy!r}")
+    return overview.page(policy)
+
+
+async def policies(request: Request, user: SignedIn) -> HTMLResponse:
+    """The page of all policies that the user may see."""
+    found = await _work(_glances, user)
+    return HTMLResponse(_render("policies.html", request, glances=found))
+
+
+async def policies_fragment(request: Request, user: SignedIn) -> HTMLResponse:
+    """What is fresh of the page of all policies."""
+    return HTMLResponse(_render("_policies.html", request, glances=await _work(_glances, user)))
+
+
+async def policies_data(user: SignedIn) -> Response:
+    """All policies that the user may see, as JSON."""
+    return _json({"policies": await _work(_glances, user)})
+
+
+async def policy_page(policy: str, request: Request) -> HTMLResponse:
+    """The page of one policy."""
+    return HTMLResponse(_render("policy.html", request, page=await _work(_page, policy)))
+
+
+async def policy_fragment(policy: str, request: Request) -> HTMLResponse:
+    """What is fresh of the page of one policy."""
+    return HTMLResponse(_render("_policy.html", request, page=await _work(_page, policy)))
+
+
+async def policy_data(policy: str) -> Response:
+    """One policy as JSON."""
+    return _json(await _work(_page, policy))
+
+
+async def canary_picture(policy: str, request: Request) -> Response:
+    """The picture of the running canary, or the last one."""
+    part = await _work(overview.attempt, lambda: latest_canary.picture(policy))
+    if part.problem is not None:
+        raise HTTPException(503, part.problem)
+    if part.value is None:
+        raise HTTPException(404, f"{policy} has had no canary yet")
+    tag = f'"{hashlib.blake2b(part.value, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Content-Security-Policy": _SVG_POLICY}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(part.value, media_type="image/svg+xml", headers=headers)
+
+
+def _path(request: Request) -> str:
+    """The path asked for, below where the console is mounted."""
+    return request.url.path.removeprefix(str(request.scope.get("root_path", "")))
+
+
+def _json(found: Any) -> Response:
+    return Response(msgspec.json.encode(found), media_type="application/json")
+
+
+async def refused(request: Request, error: AnyHTTPException) -> Response:
+    """A refusal: for a page, the way to the login or a page that says why; for data, JSON."""
+    if _path(request).startswith(_DATA):
+        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+    if error.status_code == 401:
+        return RedirectResponse(login_url(request, PREFIX), 307)
+    said = _SAID.get(error.status_code, str(error.detail))
+    return HTMLResponse(_render("message.html", request, said=said), error.status_code)
+
+
+async def secure(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Every answer carries the headers that keep scripts, frames and guesses about types out."""
+    response = await answer(request)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    if not _path(request).startswith("/static/"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def create() -> FastAPI:
+    """The console, to be mounted at `PREFIX` of Airflow's API server."""
+    app = FastAPI(title="Airlock", openapi_url=None)
+    app.middleware("http")(secure)
+    app.add_exception_handler(AnyHTTPException, refused)  # type: ignore[arg-type]
+    app.get("/")(policies)
+    app.get("/fragments/policies")(policies_fragment)
+    app.get("/data/policies")(policies_data)
+    app.get("/policies/{policy}", dependencies=[MayRead])(policy_page)
+    app.get("/fragments/policies/{policy}", dependencies=[MayRead])(policy_fragment)
+    app.get("/data/policies/{policy}", dependencies=[MayRead])(policy_data)
+    app.get("/data/policies/{policy}/canary.svg", dependencies=[MayRead])(canary_picture)
+    app.mount("/static", StaticFiles(directory=_HERE / "static"))
+    return app

@@ -1,0 +1,83 @@
+// Keeps a page fresh: fetches its fragment every few seconds and replaces the parts that changed.
+"use strict";
+
+(() => {
+  const EVERY = 3000;
+  const AFTER_A_FAULT = 10000;
+  const place = document.querySelector("[data-fragment]");
+  const notice = document.querySelector(".stale");
+  if (!place) return;
+  let seen = new Date();
+
+  const parts = (root) => new Map([...root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
+  const inUse = (part) => {
+    const selection = document.getSelection();
+    return selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+  };
+
+  // What was opened, scrolled and focused by the reader stays so.
+  const replace = (old, fresh) => {
+    for (const details of old.querySelectorAll("details[open][id]")) {
+      const same = fresh.querySelector(`#${CSS.escape(details.id)}`);
+      if (same) same.open = true;
+    }
+    const scrolled = [...old.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
+    const focusable = "a, summary, .scroll";
+    const focused = [...old.querySelectorAll(focusable)].indexOf(document.activeElement);
+    old.replaceWith(fresh);
+    fresh.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = scrolled[place] ?? 0; });
+    if (focused >= 0) fresh.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+  };
+
+  // Compared as the server sent them: what the reader opened is no change.
+  const sent = new Map([...parts(place)].map(([name, part]) => [name, part.outerHTML]));
+
+  const show = (html) => {
+    const fresh = parts(new DOMParser().parseFromString(html, "text/html"));
+    const old = parts(place);
+    if ([...fresh.keys()].join() !== [...old.keys()].join()) {
+      place.replaceChildren(...fresh.values());
+    } else {
+      for (const [name, part] of fresh) {
+        if (part.outerHTML === sent.get(name) || inUse(old.get(name))) fresh.delete(name);
+      }
+      for (const [name, part] of fresh) {
+        sent.set(name, part.outerHTML);
+        replace(old.get(name), part);
+      }
+      return;
+    }
+    for (const [name, part] of fresh) sent.set(name, part.outerHTML);
+  };
+
+  const say = (text) => {
+    if (notice.textContent !== text) notice.textContent = text;
+    notice.hidden = !text;
+  };
+
+  const refresh = async () => {
+    let wait = EVERY;
+    try {
+      const answer = await fetch(place.dataset.fragment, { credentials: "same-origin" });
+      if (answer.status === 401) {
+        say("You are signed out of Airflow. Reload the page to sign in.");
+        return;
+      }
+      if (!answer.ok) throw new Error(String(answer.status));
+      show(await answer.text());
+      seen = new Date();
+      say("");
+    } catch {
+      say(`Not refreshed since ${seen.toLocaleTimeString()}: Airflow does not answer.`);
+      wait = AFTER_A_FAULT;
+    }
+    later(wait);
+  };
+
+  const later = (wait) => setTimeout(() => {
+    if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
+    else refresh();
+  }, wait);
+
+  later(EVERY);
+})();
