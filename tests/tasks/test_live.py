@@ -51,9 +51,7 @@ def test_the_gateway_is_asked_as_its_admin(monkeypatch: pytest.MonkeyPatch) -> N
         return httpx.Response(200, json={"policies": [{"policy": "cartpole", "champion": "1"}]})
 
     real = httpx.Client
-    monkeypatch.setattr(
-        module.httpx, "Client", lambda **given: real(transport=httpx.MockTransport(answer), **given)
-    )
+    monkeypatch.setattr(module.httpx, "Client", lambda **given: real(transport=httpx.MockTransport(answer), **given))
     found = live("http://gateway")
     assert found.policies["cartpole"]["champion"] == "1"
     assert found.drift["cartpole"][0].alarm
