@@ -76,6 +76,17 @@ def document(found: Any) -> str:
     return json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, default=str)
 
 
+def measured(found: Any, unit: str = "") -> str:
+    """What a check or a guardrail measured, or its limit: shares in percent, counts without a unit."""
+    if found is None:
+        return "–"
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        if unit == "share":
+            return percent(found)
+        return f"{number(found)} {'' if unit == 'count' else unit}".strip()
+    return value(found, unit)
+
+
 def action(found: Any) -> str:
     """An action in one short line."""
     text = json.dumps(found, ensure_ascii=False, default=str)
@@ -93,5 +104,5 @@ FILTERS = {
     "plain": plain,
     "document": document,
     "action": action,
-    "value": value,
+    "measured": measured,
 }
