@@ -16,8 +16,8 @@ class AirlockPlugin(AirflowPlugin):
     name = "airlock"
     operator_extra_links = LINKS
     fastapi_apps: ClassVar[list[dict[str, Any]]] = [{"app": Console(), "url_prefix": PREFIX, "name": "Airlock console"}]
-    # Without a url_route the entry opens the console itself. Inside Airflow's own frame, which is sandboxed, its links
-    # to MLflow and to DAG runs could not open.
+    # With a url_route Airflow shows the console in a frame of its own page. Without one its navigation (3.3) shows a
+    # button that leads nowhere.
     external_views: ClassVar[list[dict[str, Any]]] = [
-        {"name": "Airlock", "href": f"{PREFIX.lstrip('/')}/", "destination": "nav"}
+        {"name": "Airlock", "href": f"{PREFIX.lstrip('/')}/", "url_route": PREFIX.lstrip("/"), "destination": "nav"}
     ]

@@ -312,7 +312,7 @@ def test_the_plugin_adds_the_console_and_its_entry_to_airflow() -> None:
     (mounted,) = AirlockPlugin.fastapi_apps
     (entry,) = AirlockPlugin.external_views
     assert mounted["url_prefix"] == PREFIX == "/airlock"
-    assert (entry["name"], entry["href"], entry["destination"]) == ("Airlock", "airlock/", "nav")
+    assert entry == {"name": "Airlock", "href": "airlock/", "url_route": "airlock", "destination": "nav"}
 
 
 def test_loading_the_plugin_loads_no_web_framework_yet_and_the_console_no_training_library() -> None:
