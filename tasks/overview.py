@@ -180,6 +180,8 @@ def health_of(document: dict[str, Any], drift: Iterable[Drift]) -> Health:
         words.append("the gateway cannot reach MLflow and serves what it last knew")
     overrides = len(document.get("overrides", []))
     note = (f"{overrides} override{'s' * (overrides > 1)} in force",) if overrides else ()
+    if not words and document.get("champion") is None:
+        return Health(None, ("no version is champion yet", *note))
     return Health(not words, (*words, *note))
 
 

@@ -97,6 +97,10 @@ def test_an_override_is_noted_and_no_trouble() -> None:
     assert health_of(route(), ()) == Health(True, ())
 
 
+def test_a_policy_that_was_never_promoted_is_not_called_healthy() -> None:
+    assert health_of(route(champion=None), ()) == Health(None, ("no version is champion yet",))
+
+
 def test_with_the_gateway_down_the_champion_is_the_registrys_and_the_rest_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
