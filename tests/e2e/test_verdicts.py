@@ -61,7 +61,7 @@ class Application:
         try:
             with GatewayClient(home.gateway_url()) as client:
                 while not self._stop.wait(0.05):
-                    if client.policy("cartpole")["versions"]:
+                    if any(one["policy"] == "cartpole" and one["versions"] for one in client.policies()):
                         self._play(client)
         except Exception as error:  # noqa: BLE001 - raised where the application is stopped
             self.error = error
