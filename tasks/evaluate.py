@@ -95,6 +95,12 @@ def load_rollout(path: Path) -> tuple[Inputs, Array]:
     return arrays, actions
 
 
+def load_episodes(path: Path) -> Array:
+    """Which episode each step of a saved rollout is of, int64 [n]."""
+    with np.load(path, allow_pickle=False) as archive:
+        return np.asarray(archive["episode_index"])
+
+
 def evaluate(release: runs.Release) -> dict[str, Any]:
     """The stage: judge the release's model. The evidence is kept before a failing candidate raises Rejected."""
     import torch

@@ -68,11 +68,13 @@ def assemble(
     given: Inputs,
     actions: Array,
     git_commit: str,
+    episodes: Array | None = None,
 ) -> str:
     """Complete a package: `directory` holds its graphs already; adds the graphs that are served, the baseline and the
     manifest.
 
-    The same evidence gives the same bytes. Returns the package's SHA-256 (that of `policy.json`).
+    `episodes` [n] says which episode each row is of, where they are of any. The same evidence gives the same bytes.
+    Returns the package's SHA-256 (that of `policy.json`).
     """
     returns = np.array(evidence.returns, dtype=np.float64)
     rows = max(64, min(BASELINE_ROWS, BASELINE_BYTES * size(given) // sum(a.nbytes for a in given.values())))
@@ -106,7 +108,7 @@ def assemble(
         benchmark=dict(evidence.measured),
         quantization=dict(evidence.judged),
         selection=asdict(evidence.selection),
-        baselines=baselines(exported.action_space, given, acted, returns),
+        baselines=baselines(exported.action_space, given, acted, returns, episodes),
         training=dict(evidence.training),
         git_sha=git_commit,
         served=served,
@@ -152,7 +154,7 @@ def _commit(release: runs.Release) -> str:
 
 def select(release: runs.Release) -> dict[str, Any]:
     """The stage: choose, assemble the package, load it again, and keep it in the run."""
-    from tasks.evaluate import EVALUATION, ROLLOUT, load_rollout
+    from tasks.evaluate import EVALUATION, ROLLOUT, load_episodes, load_rollout
     from tasks.quantize import QUANTIZATION
     from tasks.train import TRAINING
 
@@ -176,7 +178,8 @@ def select(release: runs.Release) -> dict[str, Any]:
         selection,
     )
     with release.scratch() as scratch:
-        given, actions = load_rollout(release.fetch(ROLLOUT, scratch))
+        rollout = release.fetch(ROLLOUT, scratch)
+        given, actions = load_rollout(rollout)
         directory = scratch / PACKAGE
         directory.mkdir()
         exported = release.fetch("export", scratch)
@@ -186,7 +189,8 @@ def select(release: runs.Release) -> dict[str, Any]:
             if name != "fp32":
                 file = judged[name]["file"]
                 shutil.copy(release.fetch(f"quantize/{file}", scratch), directory / file)
-        sha256 = assemble(directory, Packaging.of(release.spec), evidence, given, actions, _commit(release))
+        packaging, episodes = Packaging.of(release.spec), load_episodes(rollout)
+        sha256 = assemble(directory, packaging, evidence, given, actions, _commit(release), episodes)
         verify(directory, sha256, given, actions)
         release.put_directory(directory, PACKAGE)
         table = scratch / benchmark.TABLE

@@ -10,8 +10,9 @@ import pytest
 
 from bentos import package
 from tasks import benchmark, runs
+from tasks.baselines import baselines
 from tasks.errors import Misconfigured, Rejected
-from tasks.evaluate import ROLLOUT, evaluate, load_rollout
+from tasks.evaluate import ROLLOUT, evaluate, load_episodes, load_rollout
 from tasks.export import export
 from tasks.quantize import quantize
 from tasks.select import SELECTION, select, verify
@@ -64,6 +65,9 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     assert len(policy.baseline().inputs["observation"]) == 2_048
     assert "compared_with" in manifest.benchmark["fp32"]
     assert release.get_json(SELECTION)["variant"] == first["variant"]
+    episodes = load_episodes(release.fetch(ROLLOUT, tmp_path))
+    expected = baselines(manifest.action_space, given, actions, policy.baseline().returns, episodes)
+    assert manifest.baselines["actions"] == expected["actions"], "an episode's steps depend on each other"
 
     assert select(release) == first
 
