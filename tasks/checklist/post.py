@@ -28,6 +28,8 @@ from tasks.register import version_of
 from tasks.runs import Release
 
 PROBE_SECONDS, PATIENCE_SECONDS, PROBE_ROWS, FLUSH_SECONDS = 2.5, 20.0, 16, 4.0
+RETURN_SECONDS, SETTLED_SECONDS = 30.0, 3.0
+"""How long the next return is waited for while there are too few to tell, and once there are enough."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,30 @@ def observe(url: str, policy: str, version: str, given: Inputs) -> Observed:
         time.sleep(0.1)
         counters = readings.counters(engine, policy, version)
     failures = [answer.error for answer in probe.failures]
-    returns = reported_returns(engine, policy, version)
+    returns = _returns(engine, policy, version)
     return Observed(counters, returns, sampler.samples, len(probe.answers), probe.decisions, failures)
+
+
+def _returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
+    """The version's returns; where they are too few to tell, those that come soon, too.
+
+    A canary may end after a handful of units, and its version is champion before its first episodes have ended. Those
+    that end first are the short ones, so it is not the first few that are waited for.
+    """
+    returns = reported_returns(engine, policy, version)
+    if len(returns) >= live.MINIMUM_RETURNS:
+        return returns
+    newest = time.monotonic()
+    while len(returns) < 3 * live.MINIMUM_RETURNS:
+        patience = RETURN_SECONDS if len(returns) < live.MINIMUM_RETURNS else SETTLED_SECONDS
+        if time.monotonic() - newest > patience:
+            break
+        time.sleep(0.2)
+        came = reported_returns(engine, policy, version)
+        if len(came) > len(returns):
+            newest = time.monotonic()
+        returns = came
+    return returns
 
 
 def reported_returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
