@@ -224,9 +224,7 @@ class Door:
         trusted = self.guard.is_admin(call.headers)
         routes = worker.core.routes
         if policy:
-            if policy not in routes:
-                raise Problem(404, "policy", f"there is no policy {policy!r}", expected=sorted(routes)[:20])
-            return Reply(200, _encode(await worker.views.policy(routes[policy], worker.registry(), trusted)))
+            return Reply(200, _encode(await worker.views.policy(worker.core.known(policy), worker.registry(), trusted)))
         registry = worker.registry()
         shown = [await worker.views.policy(routes[name], registry, trusted) for name in sorted(routes)]
         return Reply(200, _encode({"policies": shown}))

@@ -34,7 +34,7 @@ _SWEEP_SECONDS = 1.0
 class Exchange:
     """A request at the door and its response: what uvicorn asks of its own request cycles, and no more."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "method", "path", "query", "response_complete", "task")
+    __slots__ = ("body", "disconnected", "keep_alive", "method", "path", "query", "response_complete", "size", "task")
 
     def __init__(self, method: str, path: str, query: bytes, keep_alive: bool) -> None:
         self.method = method
@@ -42,6 +42,7 @@ class Exchange:
         self.query = query
         self.keep_alive = keep_alive
         self.body: list[bytes] = []
+        self.size = 0
         self.disconnected = False
         self.response_complete = False
         self.task: asyncio.Task[Reply] | None = None
@@ -114,18 +115,14 @@ class SwiftProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way that the request goes."""
         self._in_head = False
-        url = self.url
-        method = self.parser.get_method()
+        url, _, query = self.url.partition(b"?")
+        path, method = url.decode("latin-1"), self.parser.get_method()
         free = self.cycle is None or self.cycle.response_complete
-        if not (free and url.startswith((b"/v1/", b"/v2/")) and method in _METHODS) or self._extraordinary():
+        if not (free and self.door.knows(path) and method in _METHODS) or self._extraordinary():
             self._go_uvicorns_way()
             return
-        path, _, query = url.partition(b"?")
         keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
-        exchange = Exchange(method.decode(), path.decode("latin-1"), query, keep_alive)
-        if not self.door.knows(exchange.path):
-            self._go_uvicorns_way()
-            return
+        exchange = Exchange(method.decode(), path, query, keep_alive)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -134,9 +131,13 @@ class SwiftProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
             return
-        exchange.body.append(body)
-        if len(exchange.body) > 1 and sum(map(len, exchange.body)) > MAX_BODY and not exchange.response_complete:
+        exchange.size += len(body)
+        if exchange.response_complete:
+            return
+        if exchange.size > MAX_BODY:
             self._give_up(too_large())
+        else:
+            exchange.body.append(body)
 
     def on_message_complete(self) -> None:
         """The request is complete: answer it now, as far as that goes without waiting."""
