@@ -12,11 +12,10 @@ from tasks import canary, canary_picture
 from tasks.analysis import ramp
 from tasks.analysis.judge import judge
 from tasks.analysis.plan import CanaryPlan
-from tasks.errors import Misconfigured
 from tasks.evidence import gather, units
 from tasks.fresh import Fresh
 from tasks.registry import Registry, Version
-from tasks.results import summary
+from tasks.results import last_tried, plan_of, summary
 
 FRESH_SECONDS = 1.5
 REST = 10.0
@@ -52,16 +51,12 @@ def latest(policy: str) -> CanarySeen | None:
     Raises RegistryUnavailable, RegistryRefused, and Misconfigured where its plan is gone.
     """
     with Registry() as registry:
-        model = registry.model(policy)
-        tried = [found for found in registry.versions(policy) if found.tags.get("generation")] if model else []
-        if model is None or not tried:
+        version = last_tried(registry, policy)
+        if version is None:
             return None
-        version = tried[-1]
-        stored = registry.artifact(version.run_id, canary.PLAN)
+        plan = plan_of(registry, policy, version)
         kept = registry.artifact(version.run_id, canary.VERDICT) if version.tags.get("verdict") else None
-    if stored is None:
-        raise Misconfigured(f"the plan of the canary of {policy} version {version.version} is gone from its MLflow run")
-    return _seen(CanaryPlan.from_json(stored), version, kept)
+    return _seen(plan, version, kept)
 
 
 def _seen(plan: CanaryPlan, version: Version, kept: dict[str, Any] | None) -> CanarySeen:

@@ -9,11 +9,10 @@ from tasks.analysis.decision import Bounds
 from tasks.analysis.judge import decide
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import Units, within_budget
+from tasks.canary import PLAN
 from tasks.errors import Misconfigured
 from tasks.evidence import units
 from tasks.registry import Registry, Version
-
-_PLAN = "canary/plan.json"
 
 
 def results(policy: str) -> dict[str, Any]:
@@ -26,15 +25,25 @@ def results(policy: str) -> dict[str, Any]:
     challenger's mean with the spec's minimum. Raises Misconfigured when there was no canary yet.
     """
     with Registry() as registry:
-        model = registry.model(policy)
-        tried = [found for found in registry.versions(policy) if found.tags.get("generation")] if model else []
-        if not tried:
+        last = last_tried(registry, policy)
+        if last is None:
             raise Misconfigured(f"{policy} has had no A/B test yet: release it first")
-        last = tried[-1]
-        stored = registry.artifact(last.run_id, _PLAN)
+        plan = plan_of(registry, policy, last)
+    return summary(plan, last)
+
+
+def last_tried(registry: Registry, policy: str) -> Version | None:
+    """The newest version that has or had a canary."""
+    versions = registry.versions(policy) if registry.model(policy) else []
+    return next((found for found in reversed(versions) if found.tags.get("generation")), None)
+
+
+def plan_of(registry: Registry, policy: str, version: Version) -> CanaryPlan:
+    """The plan of a version's canary. Raises Misconfigured where it is gone."""
+    stored = registry.artifact(version.run_id, PLAN)
     if stored is None:
-        raise Misconfigured(f"the plan of the canary of {policy} version {last.version} is missing from its MLflow run")
-    return summary(CanaryPlan.from_json(stored), last)
+        raise Misconfigured(f"the plan of the canary of {policy} version {version.version} is gone from its MLflow run")
+    return CanaryPlan.from_json(stored)
 
 
 def summary(plan: CanaryPlan, version: Version) -> dict[str, Any]:

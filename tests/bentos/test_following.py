@@ -79,6 +79,16 @@ def loaded(gateway: GatewayProcess, policy: Policy, version: str, status: str = 
     return wait_until(there, f"version {version} is {status}")
 
 
+def in_canary(following: GatewayProcess, policy: Policy, weight: float) -> tuple[str, str]:
+    """A champion, and a challenger whose canary the gateway runs."""
+    first, second = policy.release(0, "promoted"), policy.release(1)
+    policy.champion(first)
+    loaded(following, policy, second)
+    policy.canary(first, second, weight)
+    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    return first, second
+
+
 def test_an_approved_version_is_loaded_before_it_serves_and_serves_once_it_is_champion(
     following: GatewayProcess, policy: Policy
 ) -> None:
@@ -130,11 +140,7 @@ def test_a_corrupted_package_is_not_routed_the_champion_serves_and_the_reason_is
 
 
 def test_a_canary_splits_new_episodes_and_stores_their_starts(following: GatewayProcess, policy: Policy) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.25)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    first, second = in_canary(following, policy, 0.25)
     users = [f"user-{number}" for number in range(400)]
     episodes = following.client.start_episodes(policy.name, users)
     again = following.client.start_episodes(policy.name, users)
@@ -158,11 +164,7 @@ def test_a_canary_splits_new_episodes_and_stores_their_starts(following: Gateway
 
 
 def test_a_request_for_episodes_that_is_sent_again_starts_none_twice(following: GatewayProcess, policy: Policy) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.5)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    in_canary(following, policy, 0.5)
 
     def start(key: str) -> list[tuple[str, str]]:
         body = {"user_ids": [None, "ada", None, "bo", None], "idempotency_key": key}
@@ -179,11 +181,7 @@ def test_a_request_for_episodes_that_is_sent_again_starts_none_twice(following: 
 
 
 def test_with_the_store_down_episodes_are_plain_champion_traffic(following: GatewayProcess, policy: Policy) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.5)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    first, _ = in_canary(following, policy, 0.5)
     lock = sqlite3.connect(following.home / "airlock.db", isolation_level=None, timeout=30)
     lock.execute("BEGIN EXCLUSIVE")
     episodes = following.client.start_episodes(policy.name, [None] * 20)
@@ -195,11 +193,7 @@ def test_with_the_store_down_episodes_are_plain_champion_traffic(following: Gate
 def test_a_running_episode_keeps_its_version_through_promotion_and_roll_back(
     following: GatewayProcess, policy: Policy
 ) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.5)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    _, second = in_canary(following, policy, 0.5)
     episodes = following.client.start_episodes(policy.name, [None] * 20)
     before = following.client.act(policy.name, OBSERVATIONS * 20, [one["episode_id"] for one in episodes])
     policy.mlflow.untag(policy.name, "canary")
@@ -217,11 +211,7 @@ def test_a_running_episode_keeps_its_version_through_promotion_and_roll_back(
 def test_a_safety_rollback_moves_running_episodes_to_the_champion_at_once(
     following: GatewayProcess, policy: Policy
 ) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.5)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    first, second = in_canary(following, policy, 0.5)
     episodes = following.client.start_episodes(policy.name, [None] * 20)
     challenger = next(one["episode_id"] for one in episodes if one["arm"] == "challenger")
     with sqlite3.connect(following.home / "airlock.db", timeout=30) as database:
@@ -376,11 +366,7 @@ def test_hot_swaps_under_load_drop_no_request(following: GatewayProcess, policy:
 
 
 def test_with_mlflow_down_it_serves_on_and_starts_again_as_before(following: GatewayProcess, policy: Policy) -> None:
-    first, second = policy.release(0, "promoted"), policy.release(1)
-    policy.champion(first)
-    loaded(following, policy, second)
-    policy.canary(first, second, 0.5)
-    wait_until(lambda: following.client.policy(policy.name)["canary"], "the canary runs")
+    _, second = in_canary(following, policy, 0.5)
     episodes = following.client.start_episodes(policy.name, [None] * 20)
 
     def answers() -> dict[str, Any]:

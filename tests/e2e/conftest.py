@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.airflow_api import Airflow
 from tasks.stack.lifecycle import Running, down, up
 from tasks.stack.ports import free_port
 
@@ -27,3 +28,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         down()
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def airflow(stack: Running) -> Iterator[Airflow]:
+    """Airflow's REST API, which knows `release_cartpole` by now."""
+    with Airflow(stack.airflow, stack.user, stack.password) as client:
+        client.await_dag("release_cartpole", timeout=120)
+        yield client

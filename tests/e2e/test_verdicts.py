@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from tasks.follow import outcome
 from tasks.planning import Planner
 from tasks.promote import ControlPlane
 from tasks.runs import Release
-from tasks.stack.lifecycle import Running
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 DAG = "release_cartpole"
@@ -80,13 +79,6 @@ class Application:
                 for one, value in zip(ids, returns, strict=True)
             ],
         )
-
-
-@pytest.fixture(scope="module")
-def airflow(stack: Running) -> Iterator[Airflow]:
-    with Airflow(stack.airflow, stack.user, stack.password) as client:
-        client.await_dag(DAG, timeout=120)
-        yield client
 
 
 @pytest.fixture(scope="module")

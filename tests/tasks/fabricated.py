@@ -7,15 +7,18 @@ that loads, serves, plays or benchmarks it works on the real thing.
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos import package
+from bentos import package, store
+from tasks.analysis.plan import CanaryPlan
 from tasks.runs import Release
 from tasks.selection import choose
 from tasks.spec import Params
@@ -238,3 +241,18 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
     selection = choose(measured, quantization, release.spec.serve.batch_size, release.spec.serve.latency_slo_ms)
     release.put_json("selection.json", asdict(selection) | {"package_sha256": digest})
     return release
+
+
+def unit(connection: sa.Connection, plan: CanaryPlan, number: int, arm: str, episode_return: float | None) -> None:
+    """Store a unit of a canary, finished unless it has no return yet."""
+    shared = {
+        "episode": f"e{number}",
+        "policy": plan.policy,
+        "generation": plan.generation,
+        "arm": arm,
+        "version": "2" if arm == "challenger" else "1",
+    }
+    connection.execute(sa.insert(store.episodes).values(unit=f"u{number}", started_at=time.time(), **shared))
+    if episode_return is not None:
+        ended = {"episode_return": episode_return, "length": 1, "kind": "reported", "recorded_at": time.time()}
+        connection.execute(sa.insert(store.outcomes).values(**ended, **shared))

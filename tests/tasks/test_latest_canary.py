@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from bentos import home, store
 from tasks import canary_picture, evidence
 from tasks import latest_canary as module
 from tasks.errors import Misconfigured
 from tasks.latest_canary import CanarySeen, Pictures, latest, position
+from tests.tasks import fabricated
 from tests.tasks.analysis import plans
 from tests.tasks.registry_double import RegistryDouble
 
@@ -71,19 +71,7 @@ def play(count: int, difference: float = 0.0) -> None:
         for number in range(count):
             arm = ("control", "challenger")[number % 2]
             value = float(generator.uniform(200, 300)) + (difference if arm == "challenger" else 0.0)
-            shared = {
-                "episode": f"e{number}",
-                "policy": PLAN.policy,
-                "generation": PLAN.generation,
-                "arm": arm,
-                "version": "2" if arm == "challenger" else "1",
-            }
-            connection.execute(sa.insert(store.episodes).values(unit=f"u{number}", started_at=time.time(), **shared))
-            connection.execute(
-                sa.insert(store.outcomes).values(
-                    episode_return=value, length=1, kind="reported", recorded_at=time.time(), **shared
-                )
-            )
+            fabricated.unit(connection, PLAN, number, arm, value)
 
 
 def test_a_policy_without_a_canary_has_none(registry: Registry) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from bentos import home, store
 from tasks import results as module
@@ -19,6 +17,7 @@ from tasks.analysis.decision import Bounds
 from tasks.errors import Misconfigured
 from tasks.registry import Version
 from tasks.results import improvement, results, summary, winner
+from tests.tasks import fabricated
 from tests.tasks.analysis import plans
 from tests.tasks.registry_double import RegistryDouble
 
@@ -38,20 +37,7 @@ def play(control: list[float], challenger: list[float]) -> None:
         pairs.append(("challenger", value))
     with store.connect(home.database_url()).begin() as connection:
         for number, (arm, value) in enumerate([*pairs, ("challenger", None)]):
-            shared = {
-                "episode": f"e{number}",
-                "policy": PLAN.policy,
-                "generation": PLAN.generation,
-                "arm": arm,
-                "version": "2" if arm == "challenger" else "1",
-            }
-            connection.execute(sa.insert(store.episodes).values(unit=f"u{number}", started_at=time.time(), **shared))
-            if value is not None:
-                connection.execute(
-                    sa.insert(store.outcomes).values(
-                        episode_return=value, length=1, kind="reported", recorded_at=time.time(), **shared
-                    )
-                )
+            fabricated.unit(connection, PLAN, number, arm, value)
 
 
 def version(**tags: str) -> Version:
