@@ -10,21 +10,9 @@ import sys
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
 
+from benchmarks.serving.apps.bodies import Many, One
 from benchmarks.serving.apps.runtime import open_session
-
-
-class One(BaseModel):
-    """One observation."""
-
-    observation: list[float]
-
-
-class Many(BaseModel):
-    """Many observations."""
-
-    observations: list[list[float]]
 
 
 def app(graph: str) -> FastAPI:

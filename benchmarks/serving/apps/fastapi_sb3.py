@@ -11,20 +11,9 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
 from stable_baselines3 import PPO
 
-
-class One(BaseModel):
-    """One observation."""
-
-    observation: list[float]
-
-
-class Many(BaseModel):
-    """Many observations."""
-
-    observations: list[list[float]]
+from benchmarks.serving.apps.bodies import Many, One
 
 
 def app(model: PPO) -> FastAPI:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.serving.peers.peer import Peer, Site
-from benchmarks.serving.server import Launch
+from benchmarks.serving.peers.peer import Script
 
 
-class Ceiling(Peer):
+class Ceiling(Script):
     """What no server of this kind can be faster than, since it does nothing else."""
 
-    name = "ceiling"
+    name = app = "ceiling"
     title = "bare uvicorn + msgspec + ONNX Runtime (the ceiling)"
-    many_path = "/acts"
-
-    def launch(self, site: Site) -> Launch:
-        """One worker."""
-        return Launch(site.app("ceiling", site.policy.graph, site.port))

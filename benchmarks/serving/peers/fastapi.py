@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from benchmarks.serving.peers.peer import Peer, Site
-from benchmarks.serving.server import Launch
+from pathlib import Path
+
+from benchmarks.serving.peers.peer import Script
+from benchmarks.serving.policy import Policy
 
 
-class FastapiOnnx(Peer):
+class FastapiOnnx(Script):
     """What one would write first."""
 
     name = "fastapi-onnx"
     title = "FastAPI + ONNX Runtime"
-    many_path = "/acts"
-
-    def launch(self, site: Site) -> Launch:
-        """One worker."""
-        return Launch(site.app("fastapi_onnx", site.policy.graph, site.port))
+    app = "fastapi_onnx"
 
 
-class FastapiSb3(Peer):
+class FastapiSb3(Script):
     """What one would write without ONNX."""
 
     name = "fastapi-sb3"
     title = "FastAPI + SB3 predict (the seed's way)"
-    many_path = "/acts"
+    app = "fastapi_sb3"
 
-    def launch(self, site: Site) -> Launch:
-        """One worker."""
-        return Launch(site.app("fastapi_sb3", site.policy.model, site.port))
+    def served(self, policy: Policy) -> Path:
+        """The whole model."""
+        return policy.model

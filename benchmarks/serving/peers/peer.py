@@ -74,6 +74,21 @@ class Peer:
         return list(answer["actions"]) if "actions" in answer else [int(answer["action"])]
 
 
+class Script(Peer):
+    """One that is a module of `benchmarks.serving.apps`, given the policy's graph; many are asked at `/acts`."""
+
+    app: ClassVar[str]
+    many_path = "/acts"
+
+    def launch(self, site: Site) -> Launch:
+        """One worker."""
+        return Launch(site.app(self.app, self.served(site.policy), site.port))
+
+    def served(self, policy: Policy) -> Path:
+        """What is served of the policy."""
+        return policy.graph
+
+
 def post(url: str, body: bytes) -> Any:
     """The JSON document that a server answers. Raises httpx.HTTPError."""
     answer = httpx.post(url, content=body, headers=JSON, timeout=30)
