@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import collection, faults, home, logs, overrides, quarantine, single, store
 from bentos.core import Core
@@ -285,8 +284,7 @@ def _row(worker: str, key: Key, arm: Arm, now: float) -> dict[str, Any]:
 
 
 def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(store.arm_stats)
+    statement = store.insert(connection, store.arm_stats)
     keys = [column.name for column in store.arm_stats.primary_key]
     fresh = {name: statement.excluded[name] for name in ("stats", "updated_at")}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=fresh), rows)

@@ -21,6 +21,11 @@ class Calls:
         self._servers = Servers(urls)
         self._patience = patience
 
+    @property
+    def urls(self) -> list[str]:
+        """The gateways' addresses."""
+        return self._servers.urls
+
     def policies(self) -> Steps[list[dict[str, Any]]]:
         """The documents of all policies."""
         document: dict[str, Any] = yield from self.send("GET", "/v1/policies")

@@ -36,7 +36,6 @@ class GatewayClient:
         `token` is the client's, or the admin token, which overrides need. `timeout` in seconds, one try; `patience` in
         seconds, all tries of a call.
         """
-        self._urls = [url] if isinstance(url, str) else list(url)
         self._calls = Calls(url, patience)
         self._http = Threaded(token, timeout)
 
@@ -52,7 +51,7 @@ class GatewayClient:
 
     def ready(self) -> bool:
         """Whether the first gateway is up and ready; asked once, never raises."""
-        answer = self._http.exchange(Try(self._urls[0].rstrip("/"), Request("GET", "/v2/health/ready")))
+        answer = self._http.exchange(Try(self._calls.urls[0], Request("GET", "/v2/health/ready")))
         return isinstance(answer, Answered) and answer.status == 200
 
     def policies(self) -> list[dict[str, Any]]:

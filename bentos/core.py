@@ -1,4 +1,4 @@
-"""The gateway's core: decides, starts episodes, takes outcomes and overrides, over whatever routes it is given."""
+"""The gateway's core: decides, over whatever routes it is given."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Core:
             stateful = any(version.stateful for version in route.versions.values())
             assign = Assign(route)
             shadow = route.shadowed
-            following = assign if shadow is None else Shadowed(assign, shadow.chain.shadow, shadow.generation)
-            self._doors[route.policy] = Validate(following, route.manifest, self.signer, stateful)
+            shadowed = Shadowed(assign, shadow.chain.shadow, shadow.generation) if shadow else None
+            self._doors[route.policy] = Validate(assign, route.manifest, self.signer, stateful, shadowed)
 
     def drop(self, policy: str) -> None:
         """Forget a policy that the registry no longer has."""

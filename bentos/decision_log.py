@@ -116,7 +116,7 @@ class DecisionLog:
         return step
 
     def write(self, connection: sa.Connection) -> None:
-        """Insert a batch; `written` or `failed` must follow before the next."""
+        """Insert a batch; `written` or `refused` must follow before the next."""
         while self._waiting and len(self._writing) < _BATCH:
             entry = self._waiting.popleft()
             self._taken += _size(entry)

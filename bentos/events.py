@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import store
 
@@ -65,8 +64,8 @@ class Events:
 
 def insert(connection: sa.Connection, rows: list[Row]) -> None:
     """Store events that are not there yet."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(store.episode_events).on_conflict_do_nothing(index_elements=["episode", "kind"])
+    into = store.insert(connection, store.episode_events)
+    statement = into.on_conflict_do_nothing(index_elements=["episode", "kind"])
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     connection.execute(statement, sorted(rows, key=lambda row: (row["episode"], row["kind"])))
 

@@ -10,23 +10,36 @@ import asyncio
 import select
 import socket
 import time
+from typing import Generic, TypeVar
 
 from bentos.http1 import Address, Response, address, written
 from bentos.retries import Answered, Lost, Pause, Steps, T, Try
 
 _CHUNK = 1 << 18
 _MOST_IDLE = 128
+_C = TypeVar("_C")
 
 
-class Threaded:
-    """Runs steps in the calling thread; shared by any number of threads, a connection belongs to one at a time."""
+class _Connections(Generic[_C]):
+    """Where requests go, and the connections that are kept for the next ones."""
 
     def __init__(self, token: str | None, timeout: float) -> None:
-        """`timeout` in seconds: to connect, and between two pieces of an answer."""
         self._token = token
         self._timeout = timeout
         self._places: dict[str, Address] = {}
-        self._idle: dict[str, list[socket.socket]] = {}
+        self._kept: dict[str, list[_C]] = {}
+
+    def _to(self, url: str) -> tuple[Address, list[_C]]:
+        """The address of a gateway, and the connections to it that nobody uses."""
+        place = self._places.get(url) or self._places.setdefault(url, address(url))
+        return place, self._kept.setdefault(url, [])
+
+
+class Threaded(_Connections[socket.socket]):
+    """Runs steps in the calling thread; shared by any number of threads, a connection belongs to one at a time.
+
+    `timeout` in seconds: to connect, and between two pieces of an answer.
+    """
 
     def run(self, steps: Steps[T]) -> T:
         """What the steps return, or raise."""
@@ -45,8 +58,7 @@ class Threaded:
 
     def exchange(self, step: Try) -> Answered | Lost:
         """Send one request, once."""
-        place = self._places.get(step.url) or self._places.setdefault(step.url, address(step.url))
-        idle = self._idle.setdefault(step.url, [])
+        place, idle = self._to(step.url)
         connection: socket.socket | None = None
         try:
             connection = self._waiting(idle) or self._connect(place)
@@ -72,7 +84,7 @@ class Threaded:
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        for idle in self._idle.values():
+        for idle in self._kept.values():
             _close(idle)
 
     def _waiting(self, idle: list[socket.socket]) -> socket.socket | None:
@@ -113,15 +125,8 @@ def _close(idle: list[socket.socket]) -> None:
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Concurrent:
-    """Runs steps in tasks of one event loop."""
-
-    def __init__(self, token: str | None, timeout: float) -> None:
-        """`timeout` in seconds: for connecting, and for the whole answer."""
-        self._token = token
-        self._timeout = timeout
-        self._places: dict[str, Address] = {}
-        self._idle: dict[str, list[Streams]] = {}
+class Concurrent(_Connections[Streams]):
+    """Runs steps in tasks of one event loop. `timeout` in seconds: for connecting, and for the whole answer."""
 
     async def run(self, steps: Steps[T]) -> T:
         """What the steps return, or raise."""
@@ -140,8 +145,7 @@ class Concurrent:
 
     async def exchange(self, step: Try) -> Answered | Lost:
         """Send one request, once."""
-        place = self._places.get(step.url) or self._places.setdefault(step.url, address(step.url))
-        idle = self._idle.setdefault(step.url, [])
+        place, idle = self._to(step.url)
         streams: Streams | None = None
         try:
             async with asyncio.timeout(self._timeout):
@@ -173,7 +177,7 @@ class Concurrent:
 
     async def close(self) -> None:
         """Close the connections that nobody uses."""
-        for idle in self._idle.values():
+        for idle in self._kept.values():
             while idle:
                 idle.pop()[1].close()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
-from bentos import logs, store
+from bentos import files, logs, store
 from bentos.assignment import Canary
 from bentos.quarantine import DEATHS, Death
 
@@ -75,9 +75,7 @@ class Faults:
             self.note(Event(row.policy, row.version, row.package_sha256, row.kind, row.at, worker))
             self._last = max(self._last, row.id)
         if self._cache is not None:
-            draft = self._cache.with_suffix(f".{time.monotonic_ns():x}")
-            draft.write_bytes(msgspec.json.encode(list(self._events.values())))
-            draft.replace(self._cache)
+            files.replace(self._cache, msgspec.json.encode(list(self._events.values())))
         return changed
 
     def read(self, connection: sa.Connection) -> list[Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 import msgspec
 
-from bentos import logs
+from bentos import files, logs
 from bentos.registry import Picture
 
 
@@ -50,10 +48,8 @@ class Kept:
         state = msgspec.json.encode(last_good)
         if state == self._written:
             return
-        draft = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            draft.write_bytes(state)
-            draft.replace(self._file)
+            files.replace(self._file, state)
         except OSError as error:
             logs.warning("last good state not written", detail=str(error))
         else:

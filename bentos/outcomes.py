@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import events, store
 
@@ -24,6 +23,5 @@ def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
     befell = events.befallen(connection, tried) if tried else {}
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     sent = [{**first[episode], "events": befell.get(episode, "")} for episode in sorted(first)]
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(store.outcomes).on_conflict_do_nothing(index_elements=["episode"])
+    statement = store.insert(connection, store.outcomes).on_conflict_do_nothing(index_elements=["episode"])
     return set(connection.execute(statement.returning(store.outcomes.c.episode), sent).scalars())

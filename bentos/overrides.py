@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from bentos import store
+from bentos import files, store
 from bentos.episodes import user_hash
 
 SCOPES = ("all", "user", "episode")
@@ -83,9 +82,7 @@ class Overrides:
             return
         self._active = grouped
         if self._cache is not None:
-            draft = self._cache.with_suffix(f".{time.monotonic_ns():x}")
-            draft.write_bytes(msgspec.json.encode(active))
-            draft.replace(self._cache)
+            files.replace(self._cache, msgspec.json.encode(active))
 
 
 def read(connection: sa.Connection, now: float) -> list[Active]:

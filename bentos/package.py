@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bentos import interface, providers
+from bentos import files, interface, providers
 from bentos.binding import Bindings
 from bentos.feeds import Feeds
 from bentos.manifest import (
@@ -83,9 +83,7 @@ def digest_files(directory: Path) -> dict[str, File]:
 def write_manifest(directory: Path, manifest: Manifest) -> str:
     """Write `policy.json` and return its SHA-256: the digest of the whole package, since it holds all others."""
     data = encode_manifest(manifest)
-    draft = directory / f".{MANIFEST}"
-    draft.write_bytes(data)
-    draft.replace(directory / MANIFEST)
+    files.replace(directory / MANIFEST, data)
     return hashlib.sha256(data).hexdigest()
 
 

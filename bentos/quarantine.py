@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from bentos import logs
+from bentos.files import replace
 
 DEATHS = 2
 """So many deaths of workers quarantine a package."""
@@ -139,7 +140,7 @@ def dead(directory: Path) -> Iterator[list[Death]]:
             yield [*kept, *found]
         except BaseException:
             for number, death in enumerate(found):
-                _keep(directory / f"{death.workers[0]}-{number}{_KEPT}", death)
+                replace(directory / f"{death.workers[0]}-{number}{_KEPT}", msgspec.json.encode(death))
             files = _removed(files, _SUFFIX)
             raise
         files = _removed(_removed(files, _SUFFIX), _KEPT)
@@ -155,12 +156,6 @@ def _removed(files: list[tuple[Path, int]], suffix: str) -> list[tuple[Path, int
             path.unlink(missing_ok=True)
             os.close(file)
     return [(path, file) for path, file in files if path.suffix != suffix]
-
-
-def _keep(path: Path, death: Death) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(msgspec.json.encode(death))
-    draft.rename(path)
 
 
 def _claim(path: Path) -> int | None:

@@ -15,8 +15,8 @@ from bentos.episodes import Episode, new_nonce, user_hash
 from bentos.problems import Problem
 from bentos.rewards import Reported
 from bentos.routes import Route
-from bentos.rows import MAX_ROWS, observed, packed
-from bentos.runners.validate import check_episode, check_user
+from bentos.rows import observed, packed
+from bentos.runners.validate import check_episode, check_size, check_user
 from bentos.wire import EpisodesRequest, Outcome, Reward, Started
 from bentos.writer import Row, RowsRefused, StoreDown
 
@@ -32,7 +32,7 @@ class Reports:
     async def start_episodes(self, policy: str, request: EpisodesRequest) -> list[Started]:
         """Start episodes. Those of the experiment are committed first; with the store down they stay outside of it."""
         users = [request.user_id] if request.user_ids is None else request.user_ids
-        _check_size(len(users), "episodes")
+        check_size(len(users), "episodes")
         for user in users:
             check_user(user)
         route = self._core.known(policy)
@@ -81,7 +81,7 @@ class Reports:
 
     async def outcomes(self, policy: str, given: list[Outcome]) -> dict[str, int]:
         """Store outcomes, once per episode however often they are sent. Raises Problem: 422, 403, 503."""
-        _check_size(len(given), "outcomes")
+        check_size(len(given), "outcomes")
         route = self._core.known(policy)
         now = time.time()
         rows: list[Row] = []
@@ -101,10 +101,10 @@ class Reports:
                 )
             rows.append({**_outcome(episode, now), "episode_return": value, "length": outcome.length})
         if not rows:
-            return {"accepted": 0, "duplicates": 0}
+            return _tally([])
         accepted = await _stored(self._core.writer.outcomes(rows), "outcomes")
         self._count(row for row, fresh in zip(rows, accepted, strict=True) if fresh)
-        return {"accepted": sum(accepted), "duplicates": len(accepted) - sum(accepted)}
+        return _tally(accepted)
 
     async def rewards(self, policy: str, given: list[Reward]) -> dict[str, int]:
         """Store rewards, once a step however often they are sent, and with an episode's last missing one its outcome.
@@ -112,7 +112,7 @@ class Reports:
         Raises Problem: 422, 403, 413, 503. Where the rewards of an episode add up to a return outside the range, none
         of that episode in this request is stored; those of other episodes are.
         """
-        _check_size(len(given), "rewards")
+        check_size(len(given), "rewards")
         route = self._core.known(policy)
         now = time.time()
         observations = self._next_observations(policy, given)
@@ -133,7 +133,7 @@ class Reports:
             }
             rows.append(Reported(row, _outcome(episode, now), _allowed(route, episode)))
         if not rows:
-            return {"accepted": 0, "duplicates": 0}
+            return _tally([])
         taken = await _stored(self._core.writer.rewards(rows), "rewards")
         self._count(taken.ended)
         if taken.outside:
@@ -145,7 +145,7 @@ class Reports:
                 expected=rows[at].allowed,
                 came=taken.outside[rows[at].row["episode"]],
             )
-        return {"accepted": sum(taken.accepted), "duplicates": len(taken.accepted) - sum(taken.accepted)}
+        return _tally(taken.accepted)
 
     def _covariates(self, policy: str, request: EpisodesRequest, size: int) -> list[float | None]:
         """The norm of each episode's first observation, where they were given. Raises Problem (422)."""
@@ -184,9 +184,8 @@ async def _stored(writing: Awaitable[_T], what: str) -> _T:
         raise Problem(503, "store_down", f"the {what} could not be stored; send them again", retry_after=1) from error
 
 
-def _check_size(size: int, what: str) -> None:
-    if size > MAX_ROWS:
-        raise Problem(413, "rows", f"at most {MAX_ROWS} {what} a request", expected=MAX_ROWS, came=size)
+def _tally(accepted: list[bool]) -> dict[str, int]:
+    return {"accepted": sum(accepted), "duplicates": len(accepted) - sum(accepted)}
 
 
 def _outcome(episode: Episode, now: float) -> Row:

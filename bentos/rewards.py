@@ -13,7 +13,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import store
 
@@ -54,9 +53,8 @@ def insert(connection: sa.Connection, given: Sequence[Reported]) -> Stored:
         return Stored(set(), [], {})
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     sent = [first[key].row for key in sorted(first)]
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     table = store.rewards
-    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=["episode", "step"])
+    statement = store.insert(connection, table).on_conflict_do_nothing(index_elements=["episode", "step"])
     stored = connection.execute(statement.returning(table.c.episode, table.c.step), sent)
     fresh = {(episode, step) for episode, step in stored}
     told = {one.row["episode"]: one for one in first.values()}

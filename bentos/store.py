@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import migrations
 from bentos.commit_order import transaction
@@ -249,6 +250,11 @@ def create(url: str) -> sa.Engine:
                 raise
             time.sleep(0.1 * (attempt + 1))
     return engine
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert into a table that can say what is to be done about rows that are there already."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
 @lru_cache(maxsize=8)

@@ -51,8 +51,8 @@ class Version:
         """Load what the chain needs and warm it up: takes a moment, call it off the event loop.
 
         `champion` names the policy's champion at the time of a decision; `opened` hears of an opened breaker; `journal`
-        keeps what is to be kept of decisions. Raises
-        PackageError when the package asks for what this gateway cannot do: it must not be served with less.
+        keeps what is to be kept of decisions. Raises PackageError when the package asks for what this gateway cannot
+        do: it must not be served with less.
         """
         manifest = policy.manifest
         self.name = name

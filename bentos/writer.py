@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import events, logs, outcomes, rewards, store
 from bentos.events import Events
@@ -204,8 +203,7 @@ class Writer:
         starts = [row for job in jobs if job.table == _EPISODES for row in job.rows]
         if starts:
             # a request that was sent again brings the same rows: those of the first time stand
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-            statement = dialect.insert(store.episodes).on_conflict_do_nothing(index_elements=["episode"])
+            statement = store.insert(connection, store.episodes).on_conflict_do_nothing(index_elements=["episode"])
             connection.execute(statement, starts)
         stepped = rewards.insert(connection, [one for job in jobs if job.table == _REWARDS for one in job.rows])
         reported = [row for job in jobs if job.table == _OUTCOMES for row in job.rows]

@@ -45,8 +45,8 @@ class Assign:
             for episode, user in zip(episodes, users, strict=True)
         ]
 
-    def decide(self, rows: Rows, seats: list[Seat], by_name: bool = False) -> Coroutine[Any, Any, Decision]:
-        """The decision of each row's own chain. `by_name`: a version was asked for (see `Shadowed`)."""
+    def decide(self, rows: Rows, seats: list[Seat]) -> Coroutine[Any, Any, Decision]:
+        """The decision of each row's own chain."""
         first = seats[0]
         return _at(first, rows) if seats.count(first) == rows.size else _in_parts(rows, seats)
 

@@ -57,9 +57,7 @@ class Fallback:
 
     async def decide(self, rows: Rows) -> Decision:
         """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
-        if rows.rescue:
-            return await self._rescue(rows, None)
-        if not self.breaker.allows():
+        if rows.rescue or not self.breaker.allows():
             return await self._rescue(rows, None)
         try:
             decision = await self.following.decide(rows)

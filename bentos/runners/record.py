@@ -40,7 +40,7 @@ class Record:
         arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
         seconds = time.perf_counter() - started
         arm.decided(rows.size, seconds)
-        if rows.episodes is not None and self._page is not None:
+        if self._page is not None:
             self._page.note(rows, decision, seconds)
         policy = decision.sources.count(POLICY)
         arm.count(arm.sources, POLICY, policy)

@@ -17,15 +17,9 @@ class Shadowed:
         self._shadow = shadow
         self._generation = generation
 
-    def seats(self, rows: Rows, user_ids: list[str | None] | None, version: str | None = None) -> list[Seat]:
-        """As `Assign.seats`."""
-        return self.following.seats(rows, user_ids, version)
-
-    async def decide(self, rows: Rows, seats: list[Seat], by_name: bool = False) -> Decision:
+    async def decide(self, rows: Rows, seats: list[Seat]) -> Decision:
         """The inner answer. Raises what that raises, and nothing of the shadow's."""
-        decision = await self.following.decide(rows, seats, by_name)
-        if by_name:
-            return decision  # what one version was asked by name says nothing about the traffic
+        decision = await self.following.decide(rows, seats)
         try:
             self._shadow.offer(rows, decision, self._generation)
         except Exception as error:  # noqa: BLE001 - nothing in shadow may keep a client from its answer

@@ -48,9 +48,20 @@ class Answer(NamedTuple):
 class Validate:
     """Turns what is asked into rows for a policy's graph, and sends them on."""
 
-    def __init__(self, following: Assign | Shadowed, manifest: Manifest, signer: Signer, stateful: bool) -> None:
-        """`stateful`: some version needs what `state` tokens carry, so the answers bear tokens."""
+    def __init__(
+        self,
+        following: Assign,
+        manifest: Manifest,
+        signer: Signer,
+        stateful: bool,
+        shadowed: Shadowed | None = None,
+    ) -> None:
+        """`stateful`: some version needs what `state` tokens carry, so the answers bear tokens.
+
+        `shadowed` stands around `following` while a challenger is in shadow.
+        """
         self.following = following
+        self._shadowed = shadowed or following
         self._policy = manifest.name
         self._signer = signer
         self._range = manifest.safety.observation_range
@@ -68,7 +79,9 @@ class Validate:
         """The decisions asked for. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
         rows = self.rows(ask)
         seats = self.following.seats(rows, ask.user_ids, ask.version)
-        decision = await self.following.decide(rows, seats, ask.version is not None)
+        # what one version is asked by name says nothing about the traffic, so it goes past the shadow
+        chosen = self._shadowed if ask.version is None else self.following
+        decision = await chosen.decide(rows, seats)
         return Answer(rows, decision, seats, self._tokens(rows, decision) if self.stateful else None)
 
     def read(self, body: bytes) -> Ask:
@@ -94,7 +107,7 @@ class Validate:
             )
         if not isinstance(values, list) or not values:
             raise Problem(422, "observation", "`observations` must be a list of at least one", came=brief(values))
-        _check_size(len(values))  # before any work on them
+        check_size(len(values), "observations")  # before any work on them
         return Ask(
             self._columns(values),
             len(values),
@@ -109,7 +122,7 @@ class Validate:
     def rows(self, ask: Ask) -> Rows:
         """The rows asked for, checked. Raises Problem (422, 413, 403)."""
         size = ask.size
-        _check_size(size)
+        check_size(size, "observations")
         feeds: dict[str, Array] = {}
         outside = 0
         for observation in self._observations:
@@ -212,9 +225,10 @@ def check_user(user_id: str | None) -> None:
         raise Problem(422, "user_id", f"a user id has 1 to {MAX_NAME} characters, none of them NUL", came=len(user_id))
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int, what: str) -> None:
+    """Raises Problem (413) for more of them than a request may bring."""
     if size > MAX_ROWS:
-        raise Problem(413, "rows", f"at most {MAX_ROWS} observations a request", expected=MAX_ROWS, came=size)
+        raise Problem(413, "rows", f"at most {MAX_ROWS} {what} a request", expected=MAX_ROWS, came=size)
 
 
 def _same_length(name: str, values: list[Any], size: int) -> None:
