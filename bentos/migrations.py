@@ -114,7 +114,14 @@ def _rewards_events_and_order(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE INDEX {name} ON {on}")
 
 
-STEPS: dict[int, Callable[[sa.Connection], None]] = {2: _rewards_events_and_order}
+def _new_tables(_connection: sa.Connection) -> None:
+    """A version that only adds tables: those that are missing are made after the last step."""
+
+
+STEPS: dict[int, Callable[[sa.Connection], None]] = {
+    2: _rewards_events_and_order,
+    3: _new_tables,  # audit, monitor_reports
+}
 """What leads to each version from the one before."""
 
 LATEST = max(STEPS)

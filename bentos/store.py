@@ -214,6 +214,35 @@ intents = sa.Table(
 )
 """Each transition of a policy as the registry writes it consists of; `pending` until all were made."""
 
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("policy", sa.String(128), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("who", sa.String(256), nullable=False),
+    sa.Column("what", sa.String(32), nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Index("ix_audit_policy", "policy", "id"),
+    sqlite_autoincrement=True,
+)
+"""What people and monitors did or noticed that is not a transition or an override: see `tasks/audit.py`."""
+
+monitor_reports = sa.Table(
+    "monitor_reports",
+    metadata,
+    sa.Column("id", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("policy", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
+    sa.Index("ix_monitor_reports_policy", "policy", "at"),
+    sqlite_autoincrement=True,
+)
+"""What each monitoring run of a champion found."""
+
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()

@@ -134,7 +134,7 @@ def test_a_lost_connection_takes_the_idle_ones_to_the_same_server_with_it() -> N
     with scripted(says(200), hangs_up, says(200)) as server:
         step = Try(server.url, POST)
         http.exchange(step)
-        kept = http._idle[server.url]
+        _, kept = http._to(server.url)
         kept.insert(0, http._connect(address(server.url)))  # as another thread leaves one
         assert len(kept) == 2
         assert isinstance(http.exchange(step), Lost)

@@ -77,7 +77,7 @@ def test_a_version_asked_by_name_answers_by_itself_and_outside_the_experiment(ve
     for name, action in (("1", 0), ("2", 1)):
         for users in (None, ["ada", "bob"]):
             seats = assign.seats(rows(), users, name)
-            decision = asyncio.run(assign.decide(rows(), seats, True))
+            decision = asyncio.run(assign.decide(rows(), seats))
             assert decision.action.tolist() == [action] * 2
             assert {(seat.version, seat.arm, seat.generation) for seat in seats} == {(name, "champion", "")}
 
