@@ -31,9 +31,22 @@ class Event:
 
 def record(engine: sa.Engine, policy: str, who: str, what: str, words: str, **detail: Any) -> None:
     """Commit an event. `what` is a short identifier (at most 32 characters), `detail` anything that is JSON."""
-    row = {"policy": policy, "who": who[:256], "what": what, "words": words[:WORDS_LENGTH], "detail": detail}
     with engine.begin() as connection:
-        connection.execute(sa.insert(audit).values(at=time.time(), **row))
+        connection.execute(sa.insert(audit).values(at=time.time(), **_row(policy, who, what, words, detail)))
+
+
+def record_once(
+    engine: sa.Engine, policy: str, at: float, who: str, what: str, words: str, detail: dict[str, Any]
+) -> None:
+    """Commit an event that happened at `at` (Unix seconds), unless it was committed before."""
+    with engine.begin() as connection:
+        same = (audit.c.policy == policy, audit.c.at == at, audit.c.what == what)
+        if connection.execute(sa.select(audit.c.id).where(*same)).first() is None:
+            connection.execute(sa.insert(audit).values(at=at, **_row(policy, who, what, words, detail)))
+
+
+def _row(policy: str, who: str, what: str, words: str, detail: dict[str, Any]) -> dict[str, Any]:
+    return {"policy": policy, "who": who[:256], "what": what, "words": words[:WORDS_LENGTH], "detail": detail}
 
 
 def story(engine: sa.Engine, policy: str, limit: int = 100) -> list[Event]:

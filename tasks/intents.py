@@ -13,6 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from bentos.store import fault_events, intents
+from tasks import audit
 from tasks.lease import Lease
 from tasks.registry import Registry
 
@@ -38,6 +39,16 @@ def set_alias(alias: str, version: str) -> Write:
 def delete_alias(alias: str) -> Write:
     """Remove an alias."""
     return {"op": "delete_alias", "alias": alias}
+
+
+def saw_alias(alias: str, version: str | None) -> Write:
+    """Nothing is written: the alias was found to point to a version (None: to be gone), moved there by hand."""
+    return {"op": "saw_alias", "alias": alias, "version": version}
+
+
+def audit_event(who: str, what: str, words: str, **detail: Any) -> Write:
+    """Commit an event of the audit log, once."""
+    return {"op": "audit", "at": time.time(), "who": who, "what": what, "words": words, "detail": detail}
 
 
 def set_tag(key: str, value: str) -> Write:
@@ -103,6 +114,29 @@ def policies_with_pending(engine: sa.Engine) -> list[str]:
         return sorted(row.policy for row in rows)
 
 
+def expected(engine: sa.Engine, policy: str, alias: str) -> list[str | None]:
+    """Where an alias may point by what Airlock wrote, newest first: one version (None: nowhere), or more where MLflow
+    refused a write. Empty where no transition of the policy is stored here: then nothing can be said.
+    """
+    query = (
+        sa.select(intents.c.writes, intents.c.state)
+        .where(intents.c.policy == policy, intents.c.state != "pending")
+        .order_by(intents.c.id.desc())
+        .execution_options(yield_per=100)
+    )
+    found: list[str | None] = []
+    known = False
+    with engine.connect() as connection:
+        for row in connection.execute(query):
+            known = True
+            written = [write.get("version") for write in row.writes if write.get("alias") == alias]
+            if written:
+                found.append(written[-1])
+                if row.state == "done":
+                    return found
+    return [*found, None] if known else []
+
+
 def close(engine: sa.Engine, intent: Intent, state: State = "done") -> None:
     """Mark an intent as ended."""
     with engine.begin() as connection:
@@ -116,6 +150,10 @@ def make(registry: Registry, engine: sa.Engine, policy: str, write: Write) -> No
             registry.set_alias(policy, write["alias"], write["version"])
         case "delete_alias":
             registry.delete_alias(policy, write["alias"])
+        case "saw_alias":
+            pass
+        case "audit":
+            audit.record_once(engine, policy, **{name: value for name, value in write.items() if name != "op"})
         case "set_tag":
             registry.set_model_tag(policy, write["key"], write["value"])
         case "delete_tag":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +20,9 @@ SAFETY_ROLLBACK = "safety_rollback"
 """The kind of fault event by which gateways move running episodes off a version (bentos/faults.py)."""
 
 REASON_LENGTH = 1000
+
+MOVED_BY_HAND = "moved_by_hand"
+"""Version tag: how an alias came to point to the version, or was taken from it, outside Airlock."""
 
 
 class CanaryMoved(Misconfigured):
@@ -73,6 +77,38 @@ class Moves:
             intents.tag_version(version, "validation_status", wanted),
         ]
 
+    def by_hand(
+        self, policy: str, model: Model, expected: Mapping[str, Sequence[str | None]]
+    ) -> tuple[list[Write], list[str]]:
+        """Aliases that point elsewhere than `expected`: what is to be written down about it, and a sentence each."""
+        writes: list[Write] = []
+        sentences = []
+        for alias, known in expected.items():
+            now = model.aliases.get(alias)
+            if not known or now in known:
+                continue
+            before = known[0]
+            sentence = self._moved(policy, alias, before, now)
+            tagged = now or before
+            there = tagged is not None and self._registry.version(policy, tagged) is not None
+            writes += [
+                intents.saw_alias(alias, now),
+                *([intents.tag_version(tagged, MOVED_BY_HAND, sentence)] if tagged and there else []),
+                intents.audit_event(
+                    "somebody, in MLflow", "alias_moved", sentence, alias=alias, before=before, now=now
+                ),
+            ]
+            sentences.append(sentence)
+        return writes, sentences
+
+    def _moved(self, policy: str, alias: str, before: str | None, now: str | None) -> str:
+        came = f"from version {before}" if before else "from nowhere"
+        if now is None:
+            return f"the alias `{alias}` was removed by hand {came}"
+        status = self.status(policy, now)
+        said = f"the alias `{alias}` was moved by hand {came} to version {now}, which is {status or 'not released'}"
+        return said if status in validation.ROUTABLE else f"{said}: gateways do not route it"
+
     def way_back(self, policy: str, model: Model, champion: str) -> str | None:
         """Where a rollback of `champion` goes: `previous` if that is another version, else none."""
         previous = model.aliases.get(PREVIOUS)
@@ -94,10 +130,21 @@ class Moves:
             *([self._evict(policy, champion, reason)] if evict else []),
             *self._become_if_it_may(policy, champion, "rolled_back", reason, "roll_back"),
             intents.delete_alias(PREVIOUS),
-            *self._stop_canary(policy, model, f"the champion was rolled back: {reason}"),
+            *self.stop_canary(policy, model, f"the champion was rolled back: {reason}"),
         ]
 
-    def _stop_canary(self, policy: str, model: Model, reason: str) -> list[Write]:
+    def orphaned(self, policy: str, model: Model) -> list[Write]:
+        """The writes that end a canary whose champion is no longer the alias: gateways ignore it already."""
+        try:
+            canary = canary_of(policy, model)
+        except Misconfigured:
+            return []
+        if canary is None or canary.champion == model.aliases.get(CHAMPION):
+            return []
+        return self.stop_canary(policy, model, f"its champion, version {canary.champion}, was moved by hand")
+
+    def stop_canary(self, policy: str, model: Model, reason: str) -> list[Write]:
+        """The writes that end whatever canary there is as inconclusive; none where there is none."""
         if CANARY not in model.tags:
             return []
         try:

@@ -274,6 +274,24 @@ class ControlPlane:
             with self._transitions.excursion(policy, "drill", reason, there, back):
                 yield {"champion": champion, "previous": previous}
 
+    def notice_moves(self, policy: str) -> list[str]:
+        """Write down which of `champion` and `previous` were moved by hand since Airlock last wrote them.
+
+        Returns a sentence each. The moves stay as they are; a canary whose champion is gone ends as inconclusive.
+        """
+        noticed: list[str] = []
+
+        def writes() -> list[Write]:
+            model = self._registry.model(policy) or Model({}, {})
+            noted, sentences = self._moves.by_hand(
+                policy, model, self._transitions.expected(policy, CHAMPION, PREVIOUS)
+            )
+            noticed.extend(sentences)
+            return [*noted, *self._moves.orphaned(policy, model)]
+
+        self._transitions.make(policy, "notice_moves", "aliases were moved by hand in MLflow", writes)
+        return noticed
+
     def reconcile(self, policy: str) -> int:
         """Finish what killed transitions of a policy left; returns how many there were."""
         return self._transitions.reconcile(policy)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from bentos import home
+from tasks import hand_moves
 from tasks.stack import supervisor
 from tasks.stack.components import components
 from tasks.stack.errors import StackError
@@ -64,14 +65,18 @@ def _policy(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def status() -> dict[str, Any]:
-    """`{"ok", "components": {name: …}, "policies": {name: …}, "policies_unknown": reason|null, "urls", "home"}`."""
+    """`{"ok", "components": {name: …}, "policies": {name: …}, "policies_unknown": reason|null, "moved_by_hand": {name:
+    sentences}, "urls", "home"}`. Aliases that were moved by hand are noticed by this look, if they were not before.
+    """
     found = _components()
     policies, unknown = _policies()
+    moved = hand_moves.notice_all(policies, "airlock status") if found["mlflow"]["ok"] else {}
     return {
         "ok": all(component["ok"] for component in found.values()),
         "components": found,
         "policies": policies,
         "policies_unknown": unknown,
+        "moved_by_hand": moved,
         "urls": {"airflow": home.airflow_url(), "mlflow": home.mlflow_url(), "gateway": home.gateway_url()},
         "home": str(home.home()),
     }
@@ -100,3 +105,6 @@ def render(document: dict[str, Any], out: Console) -> None:
         cells = [str(item[key] or "-") for key in ("champion", "previous", "challenger")]
         table.add_row(name, *cells, weight, versions)
     out.print(table)
+    for name, sentences in document["moved_by_hand"].items():
+        for sentence in sentences:
+            out.print(f"[yellow]{name}: {sentence}[/]")

@@ -62,6 +62,10 @@ class Transitions:
             finally:
                 del self._leases[policy]
 
+    def expected(self, policy: str, *aliases: str) -> dict[str, list[str | None]]:
+        """Where each alias may point by what was written: see `intents.expected`."""
+        return {alias: intents.expected(self._engine, policy, alias) for alias in aliases}
+
     def reconcile(self, policy: str) -> int:
         """Finish what killed transitions left; returns how many there were."""
         left = len(intents.pending(self._engine, policy))
