@@ -16,6 +16,8 @@ class Canary(msgspec.Struct, frozen=True):
     """The running canary, as the registered model's tag `canary` holds it.
 
     `weight` is the share of units of each arm (at most 1/2); `salt` is hex; `champion` is None on a first release.
+    `paused_at` is when a person paused it (Unix seconds, 0: it is not paused), `paused_seconds` how long it had been
+    paused before; a paused canary keeps its weight and its arms, and gateways need not know of it.
     """
 
     generation: str
@@ -25,6 +27,8 @@ class Canary(msgspec.Struct, frozen=True):
     salt: str
     step: int = 0
     started_at: float = 0.0
+    paused_at: float = 0.0
+    paused_seconds: float = 0.0
 
     def arm(self, unit: str) -> str:
         """The arm of a unit: challenger in [0, w), control in [1 − w, 1), champion (outside) between.
@@ -38,6 +42,13 @@ class Canary(msgspec.Struct, frozen=True):
         if position >= 1.0 - self.weight and self.champion is not None:
             return CONTROL
         return CHAMPION
+
+    def age(self, now: float) -> float:
+        """How long it has run by `now`, in seconds, without the time that it was paused; 0 where no start is known."""
+        if not self.started_at:
+            return 0.0
+        paused = self.paused_seconds + (max(0.0, now - self.paused_at) if self.paused_at else 0.0)
+        return max(0.0, now - self.started_at - paused)
 
     def document(self) -> dict[str, Any]:
         """The canary as plain JSON values."""

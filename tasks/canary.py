@@ -17,7 +17,7 @@ from tasks.analysis.judge import Judgement, judge
 from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured, Rejected
 from tasks.evidence import gather
-from tasks.moves import CanaryMoved
+from tasks.moves import CanaryMoved, CanaryPaused
 from tasks.promote import ANCHOR, ControlPlane
 from tasks.readiness import GatewayNotReady, VersionRefused, await_gateway, await_version
 from tasks.registry import Registry
@@ -101,20 +101,23 @@ def finish(release: Release, judgement: dict[str, Any] | None = None) -> dict[st
 
     A promotion needs the rows to say so now. `judgement`, what a look saw, can only stop: if it asked for roll_back
     or inconclusive, that is done even where a guardrail has calmed down since. If nothing ends the canary, the
-    document says "continue" and nothing was done. Called again, it completes and returns what was decided.
+    document says "continue" and nothing was done; so it does where a person paused the canary since the look.
+    Called again, it completes and returns what was decided.
     """
     agreed = plan(release)
     control = _control(release)
     control.reconcile(release.policy)
-    found = judge(gather(agreed), agreed)
+    evidence = gather(agreed)
+    found = judge(evidence, agreed)
     tags = control.state(release.policy)["versions"].get(agreed.version, {})
     if tags.get("verdict"):
         verdict, reason = tags["verdict"], tags.get("reason", "")
     else:
-        verdict, reason = _agree(found, judgement)
+        verdict, reason = _agree(found, judgement, evidence.paused)
+        if verdict != "continue":
+            verdict, reason = _act(control, agreed, verdict, reason, found.difference)
         if verdict == "continue":
             return _document(agreed, found, verdict, reason)
-        verdict, reason = _act(control, agreed, verdict, reason, found.difference)
     document = _document(agreed, found, verdict, reason)
     _record(release, document, found.difference)
     return document
@@ -203,14 +206,14 @@ def _control(release: Release) -> ControlPlane:
     return ControlPlane(f"release {release.dag_run_id}")
 
 
-def _agree(found: Judgement, judgement: dict[str, Any] | None) -> tuple[str, str]:
+def _agree(found: Judgement, judgement: dict[str, Any] | None, paused: bool) -> tuple[str, str]:
     """The verdict to act on, from what the rows say now and what a look saw earlier."""
     if found.verdict != "continue" or judgement is None:
         return found.verdict, found.reason
     seen = str(judgement.get("verdict", "continue"))
     if seen in ("roll_back", "inconclusive"):
         return seen, str(judgement.get("reason", ""))
-    if seen == "promote":
+    if seen == "promote" and not paused:
         return "inconclusive", "a look saw a promotion that the stored rows do not bear out"
     return "continue", found.reason
 
@@ -220,6 +223,8 @@ def _act(control: ControlPlane, agreed: CanaryPlan, verdict: str, reason: str, d
         kept = anchor.after(agreed.anchor, version=agreed.version, champion=agreed.champion, lower=difference.lower)
         try:
             control.promote(agreed.policy, agreed.generation, reason, kept)
+        except CanaryPaused as error:
+            return "continue", str(error)
         except CanaryMoved as error:
             verdict, reason = "inconclusive", str(error)
         else:

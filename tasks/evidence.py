@@ -62,8 +62,9 @@ def gather(plan: CanaryPlan) -> Evidence:
         challenger=arms["challenger"],
         events=tuple(f"{event.kind}: {event.detail}" for event in events),
         stopped=stopped,
-        hours=max(0.0, time.time() - since) / 3600 if since else 0.0,
+        hours=canary.age(time.time()) / 3600 if canary else 0.0,
         step=canary.step if canary else 0,
+        paused=bool(canary and canary.paused_at),
         shadow=arms[stats.SHADOW],
     )
 

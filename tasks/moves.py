@@ -29,6 +29,10 @@ class CanaryMoved(Misconfigured):
     """The canary is not as it was left: its tag or the champion was changed by hand. The champion stays."""
 
 
+class CanaryPaused(Misconfigured):
+    """A person has paused the canary: it is promoted no sooner than it is resumed."""
+
+
 class Moves:
     """Reads the registry and says what to write, for `who`; writes nothing itself."""
 

@@ -10,8 +10,10 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
+
+from msgspec import structs
 
 from bentos import home, store
 from bentos.assignment import Canary
@@ -27,6 +29,7 @@ from tasks.moves import (
     PREVIOUS,
     REASON_LENGTH,
     CanaryMoved,
+    CanaryPaused,
     Moves,
     canary_of,
     drop_alias,
@@ -151,22 +154,59 @@ class ControlPlane:
         return self._moves.running(policy, generation).document()
 
     def set_weight(self, policy: str, generation: str, weight: float, step: int) -> dict[str, Any]:
-        """Take the canary to a larger weight. A weight it has already changes nothing; a smaller one is refused."""
+        """Take the canary to a larger weight; a paused one keeps its own, and a smaller one is refused."""
 
         def writes() -> list[Write]:
             canary = self._moves.running(policy, generation)
             if weight < canary.weight:
                 raise ValueError(f"the weight of a canary only grows: it is {canary.weight:g}, asked was {weight:g}")
-            if (weight, step) == (canary.weight, canary.step):
+            if canary.paused_at or (weight, step) == (canary.weight, canary.step):
                 return []
-            grown = Canary(generation, canary.champion, canary.version, weight, canary.salt, step, canary.started_at)
-            return [set_canary(grown)]
+            return [set_canary(structs.replace(canary, weight=weight, step=step))]
 
         self._transitions.make(policy, "set_weight", f"step {step}: weight {weight:g}", writes)
         return self._moves.running(policy, generation).document()
 
+    def pause(self, policy: str, reason: str) -> dict[str, Any]:
+        """Hold the running canary at its weight, without a verdict except a guardrail's; returns its document.
+
+        Raises Misconfigured when none runs or it is paused already.
+        """
+
+        def hold(canary: Canary) -> Canary:
+            if canary.paused_at:
+                raise Misconfigured(f"the canary of {policy} version {canary.version} is paused already")
+            return structs.replace(canary, paused_at=time.time())
+
+        return self._change(policy, "pause", reason, hold)
+
+    def resume(self, policy: str, reason: str) -> dict[str, Any]:
+        """Let the paused canary go on; its budget of hours leaves out the pause. Raises Misconfigured as `pause`."""
+
+        def go_on(canary: Canary) -> Canary:
+            if not canary.paused_at:
+                raise Misconfigured(f"the canary of {policy} version {canary.version} is not paused")
+            paused = canary.paused_seconds + max(0.0, time.time() - canary.paused_at)
+            return structs.replace(canary, paused_at=0.0, paused_seconds=paused)
+
+        return self._change(policy, "resume", reason, go_on)
+
+    def _change(self, policy: str, kind: str, reason: str, change: Callable[[Canary], Canary]) -> dict[str, Any]:
+        changed: list[Canary] = []
+
+        def writes() -> list[Write]:
+            canary = canary_of(policy, self._moves.model(policy))
+            if canary is None:
+                raise Misconfigured(f"no canary of {policy} is running")
+            changed.append(change(canary))
+            return [set_canary(changed[-1])]
+
+        self._transitions.make(policy, kind, reason, writes)
+        return changed[-1].document()
+
     def promote(self, policy: str, generation: str, reason: str, anchor: Anchor | None = None) -> dict[str, Any]:
-        """Make the challenger the champion and the champion `previous`. Raises CanaryMoved if either was moved.
+        """Make the challenger the champion and the champion `previous`. Raises CanaryMoved if either was moved, and
+        CanaryPaused if a person has paused the canary.
 
         `anchor` is what later releases must not fall below by more than their margin; the version keeps it as a tag.
         """
@@ -184,6 +224,8 @@ class ControlPlane:
                     f"the champion of {policy} was moved from version {canary.champion} to "
                     f"{model.aliases.get(CHAMPION)} while the canary {generation} ran"
                 )
+            if canary.paused_at:
+                raise CanaryPaused(f"the canary {generation} of {policy} is paused")
             version = canary.version
             return [
                 *([intents.tag_version(version, ANCHOR, json.dumps(anchor.to_json()))] if anchor else []),

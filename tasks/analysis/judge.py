@@ -25,7 +25,7 @@ class Evidence:
 
     `events` are the fault events of the challenger's version since the canary began; `stopped` says why the canary no
     longer runs, where something else ended it (a champion moved by hand); `hours` is its age; `shadow` is what the
-    challenger did in shadow, where nobody acts on it.
+    challenger did in shadow, where nobody acts on it; `paused` says that a person has paused it.
     """
 
     units: Units
@@ -36,6 +36,7 @@ class Evidence:
     hours: float = 0.0
     step: int = 0
     shadow: ArmStats = _NOTHING
+    paused: bool = False
 
     @property
     def shadowed(self) -> int:
@@ -82,15 +83,20 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     hold (inconclusive); the primary test decided (roll_back, promote); the budget of units or hours is spent
     (inconclusive); else continue. Tests of units see none after the one at which the first of them decided, so a
     replay ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
+
+    While it is paused only guardrails (and what else ended it) decide, and theirs see every unit, since no verdict of
+    the primary test is acted on. All tests hold at every moment at once, so neither when a person pauses nor for how
+    long can raise an error rate; once resumed, the verdict is the one of the unit at which it was reached.
     """
     units = evidence.units
     used = units.first(within_budget(units.challenger, plan.max_units_per_arm))
     decision = decide(used, plan)
-    counted = used.first(decision.units)
-    assigned = units.assigned[: decision.units] if decision.verdict else units.assigned
+    seen = len(used.challenger) if evidence.paused else decision.units
+    counted = used.first(seen)
+    assigned = units.assigned[:seen] if decision.verdict and not evidence.paused else units.assigned
     rails = _guardrails(evidence, counted, assigned, plan)
-    earlier = min((rail.at for rail in rails if rail.at is not None), default=decision.units)
-    if earlier < decision.units:
+    earlier = min((rail.at for rail in rails if rail.at is not None), default=seen)
+    if earlier < seen:
         counted = used.first(earlier)
         decision, rails = decide(counted, plan), _guardrails(evidence, counted, assigned[:earlier], plan)
     verdict, reason = _verdict(evidence, counted, plan, rails, decision)
@@ -98,8 +104,10 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     return Judgement(
         verdict,
         reason,
-        verdict == "continue" and ramp.may_advance(plan, evidence.step, units.finished, evidence.shadowed),
-        counted.count(),
+        verdict == "continue"
+        and not evidence.paused
+        and ramp.may_advance(plan, evidence.step, units.finished, evidence.shadowed),
+        counted.first(decision.units).count(),
         units.waiting,
         {"control": int((~lost).sum()), "challenger": int(lost.sum())},
         decision.bounds,
@@ -174,6 +182,9 @@ def _verdict(
         if fired:
             reasons = "; ".join(f"{rail.id}: {rail.reason}" for rail in fired)
             return ("roll_back" if demand == "roll_back" else "inconclusive"), f"guardrail {reasons}"
+    if evidence.paused:
+        analysed = counted.first(decision.units).count()
+        return "continue", f"paused, so guardrails alone decide; {describe(decision, plan, analysed)}"
     outside = _outside(counted, plan)
     if outside is not None:
         low, high = plan.bounds or (0.0, 0.0)

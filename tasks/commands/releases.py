@@ -1,4 +1,4 @@
-"""`airlock release`, `airlock rollback`, `airlock abort` and `airlock results`."""
+"""`airlock release`, `rollback`, `abort`, `pause`, `resume` and `results`."""
 
 from __future__ import annotations
 
@@ -127,6 +127,32 @@ def abort(
     control.abort(policy, running["version"], reason)
     document = {"policy": policy, "version": running["version"]}
     emit(document, as_json, lambda out: out.print(f"{policy}: the canary of version {running['version']} was aborted"))
+
+
+def pause(
+    policy: Policy,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    as_json: Json = False,
+) -> None:
+    """Hold the running canary at its weight: no verdict, except a guardrail's, until it is resumed."""
+    from tasks.promote import ControlPlane
+
+    canary = ControlPlane(f"{getpass.getuser()} (command line)").pause(policy, reason)
+    said = f"{policy}: the canary of version {canary['version']} is paused at weight {canary['weight']:g}"
+    emit({"policy": policy, **canary}, as_json, lambda out: out.print(said))
+
+
+def resume(
+    policy: Policy,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    as_json: Json = False,
+) -> None:
+    """Let a paused canary go on."""
+    from tasks.promote import ControlPlane
+
+    canary = ControlPlane(f"{getpass.getuser()} (command line)").resume(policy, reason)
+    said = f"{policy}: the canary of version {canary['version']} goes on"
+    emit({"policy": policy, **canary}, as_json, lambda out: out.print(said))
 
 
 def results(policy: Policy, as_json: Json = False) -> None:

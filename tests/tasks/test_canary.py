@@ -198,6 +198,46 @@ def shadowed(mlflow_server: str, gateway: Gateway, make_policy: Callable[..., st
     return World(mlflow_server, make_policy("cartpole", canary={"steps": [0.1, 0.5], "max_hours": 2}))
 
 
+def test_a_canary_that_a_person_pauses_waits_for_its_verdict_but_not_for_its_guardrails(world: World) -> None:
+    world.champion()
+    release = world.release("run 2")
+    plan = canary.plan(release)
+    canary.start(release)
+    world.play(plan, 400, 400, 450)
+    seen = world.look(plan)
+    assert seen["verdict"] == "promote"
+    world.control.pause(world.policy, "the audit comes first")
+    assert world.look(plan)["verdict"] == "continue"
+    assert canary.finish(release, seen)["verdict"] == "continue", "paused since the look"
+    assert canary.advance(release)["weight"] == 0.1
+    assert world.state["canary"] is not None
+    world.control.resume(world.policy, "it was good")
+    assert canary.finish(release, world.look(plan))["verdict"] == "promote"
+    third = world.release("run 3")
+    canary.start(third)
+    world.control.pause(world.policy, "again")
+    world.count(canary.plan(third), "challenger", faults={"non_finite": 1, "exception": 0, "deadline": 0})
+    assert canary.finish(third, world.look(canary.plan(third)))["verdict"] == "roll_back"
+
+
+def test_a_pause_that_comes_between_judging_and_promoting_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.champion()
+    release = world.release("run 2")
+    plan = canary.plan(release)
+    canary.start(release)
+    world.play(plan, 400, 400, 450)
+    judged = canary.judge
+
+    def pause_then_judge(evidence: Any, agreed: CanaryPlan) -> Any:
+        world.control.pause(world.policy, "just in time")
+        return judged(evidence, agreed)
+
+    monkeypatch.setattr(canary, "judge", pause_then_judge)
+    outcome = canary.finish(release)
+    assert (outcome["verdict"], "is paused" in outcome["reason"]) == ("continue", True)
+    assert world.state["champion"] == "1"
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_canary_begins_in_shadow_and_serves_nobody_before_its_decisions_there_went_well(
     shadowed: World, first: bool

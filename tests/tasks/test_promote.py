@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from msgspec import structs
 
 from bentos import faults, home, store
 from bentos.assignment import Canary
@@ -20,7 +21,7 @@ from tasks import intents, promote, validation
 from tasks.errors import Misconfigured
 from tasks.intents import Write
 from tasks.lease import LeaseHeld, acquire, held
-from tasks.moves import CanaryMoved
+from tasks.moves import CanaryMoved, CanaryPaused
 from tasks.promote import ControlPlane
 from tasks.registry import Registry
 from tasks.rest import RegistryRefused, RegistryUnavailable
@@ -141,6 +142,47 @@ def test_the_weight_only_grows(world: World) -> None:
     with pytest.raises(ValueError, match="must lie in"):
         world.control.set_weight(world.policy, "g1", 0.6, 2)
     assert world.state["canary"] == grown
+
+
+def test_a_paused_canary_keeps_its_weight_and_its_arms_and_is_not_promoted(world: World) -> None:
+    world.champion()
+    begun = world.control.start_canary(world.policy, world.version(), "g2", 0.05)
+    held = world.control.pause(world.policy, "a holiday")
+    assert held == world.state["canary"]
+    assert held["paused_at"] >= begun["started_at"]
+    assert {**held, "paused_at": 0.0} == begun
+    assert world.control.set_weight(world.policy, "g2", 0.25, 1) == held
+    with pytest.raises(CanaryPaused):
+        world.control.promote(world.policy, "g2", "it won")
+    with pytest.raises(Misconfigured, match="paused already"):
+        world.control.pause(world.policy, "again")
+    resumed = world.control.resume(world.policy, "back")
+    assert (resumed["paused_at"], resumed["weight"], resumed["salt"]) == (0.0, 0.05, begun["salt"])
+    assert resumed["paused_seconds"] > 0
+    with pytest.raises(Misconfigured, match="is not paused"):
+        world.control.resume(world.policy, "again")
+    assert world.control.set_weight(world.policy, "g2", 0.25, 1)["paused_seconds"] == resumed["paused_seconds"]
+    world.control.promote(world.policy, "g2", "it won")
+    assert world.state["champion"] == "2"
+    with pytest.raises(Misconfigured, match="no canary of"):
+        world.control.pause(world.policy, "too late")
+
+
+def test_a_paused_canary_can_still_be_ended(world: World) -> None:
+    world.champion()
+    version = world.version()
+    world.control.start_canary(world.policy, version, "g2", 0.05)
+    world.control.pause(world.policy, "a holiday")
+    world.control.end_canary(world.policy, "g2", "roll_back", "a guardrail")
+    assert (world.state["canary"], world.status(version)) == (None, "rolled_back")
+
+
+def test_time_spent_in_a_pause_does_not_age_a_canary() -> None:
+    canary = Canary("g", "1", "2", 0.25, "00", started_at=1_000.0)
+    assert canary.age(1_600.0) == 600.0
+    assert structs.replace(canary, paused_at=1_500.0).age(9_999.0) == 500.0
+    assert structs.replace(canary, paused_seconds=400.0).age(1_600.0) == 200.0
+    assert Canary("g", "1", "2", 0.25, "00").age(1_600.0) == 0.0
 
 
 def test_only_an_approved_version_starts_a_canary(world: World) -> None:

@@ -162,6 +162,36 @@ def test_what_fails_in_shadow_is_rolled_back_even_if_it_is_heard_of_later(
     assert f"guardrail {guardrail}" in found.reason
 
 
+def test_a_paused_canary_neither_ends_nor_advances_and_once_resumed_ends_where_it_would_have() -> None:
+    both = {"control": 20, "challenger": 25}
+    assert not judge(Evidence(played(6, 300, 300, finished=both), step=1, paused=True), PLAN).advance
+    for evidence, plan in (
+        (Evidence(played(1500, 300, 300)), PLAN),
+        (Evidence(alone(300, 250)), FIRST),
+        (Evidence(alone(50, 499)), FIRST),
+        (Evidence(played(20, 300, 300), hours=25.0), PLAN),
+    ):
+        whole = judge(evidence, plan)
+        held = judge(replace(evidence, paused=True), plan)
+        assert (whole.verdict != "continue", held.verdict) == (True, "continue")
+        assert held.reason.startswith("paused, so guardrails alone decide; ")
+        assert judge(replace(evidence, paused=False), plan) == whole
+
+
+def test_guardrails_end_a_paused_canary_also_by_what_came_after_the_verdict_that_was_held() -> None:
+    units = played(3000, 300, 300, seed=6)
+    late = units.challenger & (np.arange(3000) > 2000)
+    harmed = Evidence(replace(units, abandoned=late), paused=True)
+    assert judge(replace(harmed, paused=False), PLAN).verdict == "promote"
+    found = judge(harmed, PLAN)
+    assert (found.verdict, "abandonment" in found.reason) == ("roll_back", True)
+    for evidence, verdict in (
+        (Evidence(units, challenger=ArmStats(non_finite=1), paused=True), "roll_back"),
+        (Evidence(units, stopped="moved by hand", paused=True), "inconclusive"),
+    ):
+        assert judge(evidence, PLAN).verdict == verdict
+
+
 def test_a_canary_that_ends_does_not_advance() -> None:
     units = played(40, 300, 300)
     assert judge(Evidence(units), PLAN).advance
