@@ -46,7 +46,8 @@ class App:
             return
         else:
             call = Call(scope["method"], path, scope["query_string"], scope["headers"], body)
-            await _send(send, await self._door.answer(call))
+            reply = self._door.answer(call)
+            await _send(send, reply if isinstance(reply, Reply) else await reply)
 
     async def _if_client(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML's own decisions are for the same clients as the gateway's."""

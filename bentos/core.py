@@ -10,6 +10,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from bentos import faults, logs
 from bentos.assignment import Canary
 from bentos.episodes import Signer
@@ -20,9 +22,10 @@ from bentos.package import Policy
 from bentos.problems import Problem
 from bentos.routes import Route, Seat, no_version
 from bentos.rows import MAX_ROWS, Array, Rows
+from bentos.runners import settled
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
-from bentos.runners.validate import Answer, Ask, Validate
+from bentos.runners.validate import Answer, Answering, Ask, Validate
 from bentos.stats import Stats
 from bentos.versions import Version
 from bentos.wire import (
@@ -34,6 +37,7 @@ from bentos.writer import StoreDown, Writer
 
 _PLACES = [f".{place}" for place in range(MAX_ROWS)]
 _UNCHANGED: list[str] = []
+_encode = msgspec.json.Encoder().encode
 
 
 def worker_id() -> str:
@@ -98,17 +102,23 @@ class Core:
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
         """Decide what a JSON request asks for. Raises Problem."""
         ask = self._door(policy).ask(request)
-        return self.response(ask, await self.decide(policy, ask))
+        return self._response(ask, await settled(self.decide(policy, ask)))
 
-    def read(self, policy: str, body: bytes) -> Ask:
-        """What the body of a JSON request asks for. Raises Problem."""
-        return self._door(policy).read(body)
+    def act_json(self, policy: str, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
+        """Decide what the body of a JSON request asks for; where that must be waited for, later. Raises Problem."""
+        door = self._door(policy)
+        ask = door.read(body)
+        answer = door.decide(ask)
+        return _encode(self._response(ask, answer)) if isinstance(answer, Answer) else self._act_json(ask, answer)
 
-    def decide(self, policy: str, ask: Ask) -> Coroutine[Any, Any, Answer]:
+    async def _act_json(self, ask: Ask, coming: Coroutine[Any, Any, Answer]) -> bytes:
+        return _encode(self._response(ask, await coming))
+
+    def decide(self, policy: str, ask: Ask) -> Answering:
         """Decide. Raises Problem."""
         return self._door(policy).decide(ask)
 
-    def response(self, ask: Ask, answer: Answer) -> ActResponse | ManyActResponse:
+    def _response(self, ask: Ask, answer: Answer) -> ActResponse | ManyActResponse:
         """An answer as JSON requests get it."""
         return self._many(answer) if ask.many else self._one(answer)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -63,8 +63,10 @@ class Reply(NamedTuple):
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
-Handler = Callable[[str, Call], Awaitable[Reply]]
-Desk = Callable[[Call], Awaitable[Reply]]
+Replying = Reply | Coroutine[Any, Any, Reply]
+"""A reply, or where something must be waited for, a coroutine of it."""
+Handler = Callable[[str, Call], Replying]
+Desk = Callable[[Call], Replying]
 
 _H = TypeVar("_H")
 
@@ -111,7 +113,7 @@ class Door:
         """Whether a path is the gateway's own, not BentoML's."""
         return path.startswith(self._prefixes)
 
-    async def answer(self, call: Call) -> Reply:
+    def answer(self, call: Call) -> Replying:
         """The reply to a request whose path is the gateway's own."""
         policy = ""
         try:
@@ -119,17 +121,29 @@ class Door:
             if place is None:
                 desk = self._desk(call.path)
                 if desk is not None:
-                    return await desk(call)
+                    reply = desk(call)
+                    return reply if isinstance(reply, Reply) else self._awaited(reply, call, policy)
                 place = self._place(call.path)
             policy, action = place
             handler = self._handlers.get((call.method, action)) or otherwise(self._handlers, action, call)
-            return await handler(policy, call)
-        except Problem as problem:
-            return self._refuse(problem, call, policy or problem.policy)
-        except Exception:  # noqa: BLE001 - the client gets a clean answer, the log the traceback
-            logs.error("request failed", path=call.path, policy=policy, method=call.method)
-            internal = Problem(500, "internal", "the gateway failed on this request; its log says how")
-            return Reply(500, self._document(internal, call), CONTENT_TYPE)
+            reply = handler(policy, call)
+        except Exception as error:  # noqa: BLE001 - the client gets a clean answer, the log the traceback
+            return self._failed(error, call, policy)
+        return reply if isinstance(reply, Reply) else self._awaited(reply, call, policy)
+
+    async def _awaited(self, coming: Coroutine[Any, Any, Reply], call: Call, policy: str) -> Reply:
+        try:
+            return await coming
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failed(error, call, policy)
+
+    def _failed(self, error: Exception, call: Call, policy: str) -> Reply:
+        """The reply to a request that raised an error; called while that is handled, so that the log has it."""
+        if isinstance(error, Problem):
+            return self._refuse(error, call, policy or error.policy)
+        logs.error("request failed", path=call.path, policy=policy, method=call.method)
+        internal = Problem(500, "internal", "the gateway failed on this request; its log says how")
+        return Reply(500, self._document(internal, call), CONTENT_TYPE)
 
     def refuse(self, problem: Problem, method: str, path: str) -> Reply:
         """The reply to a request that the server would not even read to its end."""
@@ -156,9 +170,9 @@ class Door:
         return problem.body() if self._desk(call.path) is None else problem.body(error=problem.detail)
 
     def _for_clients(self, handler: Handler) -> Handler:
-        async def guarded(policy: str, call: Call) -> Reply:
+        def guarded(policy: str, call: Call) -> Replying:
             self.guard.client(call.headers)
-            return await handler(policy, call)
+            return handler(policy, call)
 
         return guarded
 
@@ -176,10 +190,9 @@ class Door:
             self._worker.core.rejected(policy, problem.reason)
         return Reply(problem.status, self._document(problem, call), CONTENT_TYPE, problem.headers())
 
-    async def _do_act(self, policy: str, call: Call) -> Reply:
-        core = self.running().core
-        ask = core.read(policy, call.body)
-        return Reply(200, _encode(core.response(ask, await core.decide(policy, ask))))
+    def _do_act(self, policy: str, call: Call) -> Replying:
+        body = self.running().core.act_json(policy, call.body)
+        return Reply(200, body) if isinstance(body, bytes) else _ok(body)
 
     async def _do_episodes(self, policy: str, call: Call) -> Reply:
         request: EpisodesRequest = _episodes(call.body) if call.body.strip() else EpisodesRequest()
@@ -234,6 +247,10 @@ class Door:
         if self._worker is None:
             raise Problem(503, "starting", "the gateway is starting", retry_after=1)
         return self._worker
+
+
+async def _ok(coming: Coroutine[Any, Any, bytes]) -> Reply:
+    return Reply(200, await coming)
 
 
 def too_large() -> Problem:

@@ -50,7 +50,7 @@ class Observation:
         One number beyond them is enough. An array that has that dtype is taken as it is. `typed`: the values are lists
         of numbers. Raises Problem (422).
         """
-        if typed and size == 1 and self._flat:
+        if size == 1 and self._flat and (typed or _numbers(values)):
             plain = self._plain_row(values[0], limits or self._finite)
             if plain is not None:
                 return plain, 0
@@ -139,6 +139,12 @@ class Observation:
 
     def _no_numbers(self, came: str) -> Problem:
         return Problem(422, "dtype", f"{self.name} must be numbers", expected=self._dtype.name, came=came)
+
+
+def _numbers(values: Any) -> bool:
+    """Whether the first of the values is a list of plain numbers."""
+    row = values[0]
+    return type(row) is list and set(map(type, row)) <= _NUMBERS
 
 
 def part_of(space: Space, tensor: str) -> Space:

@@ -4,6 +4,9 @@ uvicorn parses and keeps connections as ever. A request for one of the gateway's
 it is complete, without the task, the events and the messages that ASGI takes: those cost more than a decision does.
 All else, and what is out of the ordinary (pipelined requests, upgrades, `Expect`), goes uvicorn's way to the same door.
 
+Clients send the same head again and again. One that was parsed before, byte for byte, is not parsed again as long as
+its whole request comes in one piece and nothing else is under way: what the parser made of it is remembered.
+
 It also keeps what uvicorn leaves to a proxy: limits on the size of a request's head and body, and on how long a client
 may take to send one.
 """
@@ -11,9 +14,9 @@ may take to send one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -26,9 +29,24 @@ MAX_HEAD = 64 * 2**10
 PATIENCE_SECONDS = 30.0
 """How long a client may take to send a request, or to begin with its first one."""
 
+_MOST_HEADS = 1000
+_LONGEST_HEAD = 2**11
+"""Bytes of a head that is remembered, and how many are."""
+
 _METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
 _SWIFT = ("/act", "/infer")
 _SWEEP_SECONDS = 1.0
+
+
+class _Head(NamedTuple):
+    """What the parser made of a request's head."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    length: int
+    """Bytes of the body that followed, as its Content-Length said."""
 
 
 class Exchange:
@@ -62,13 +80,14 @@ class SwiftProtocol(HttpToolsProtocol):
     """One connection. `door` is set by the subclass that `to` makes."""
 
     door: Door
+    _heads: dict[bytes, _Head]
     _open: WeakSet[SwiftProtocol]
     _sweeping: asyncio.TimerHandle | None = None
 
     @classmethod
     def to(cls, door: Door) -> type[SwiftProtocol]:
         """The protocol of connections that lead to `door`."""
-        return type("Protocol", (cls,), {"door": door, "_open": WeakSet()})
+        return type("Protocol", (cls,), {"door": door, "_heads": {}, "_open": WeakSet()})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -77,6 +96,8 @@ class SwiftProtocol(HttpToolsProtocol):
         self._exchange: Exchange | None = None
         self._head = 0
         self._in_head = False
+        self._parsing = False
+        self._parsed = 0
         self._began = 0.0
         self._idle_since = 0.0
         self._prefix = b""
@@ -92,15 +113,46 @@ class SwiftProtocol(HttpToolsProtocol):
             kind._sweeping = self.loop.call_later(_SWEEP_SECONDS, kind._sweep, self.loop)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; refuse a head that does not end."""
+        """Answer what is known already, else feed the parser; refuse a head that does not end."""
+        if not self._parsing and (self.cycle is None or self.cycle.response_complete):
+            end = data.find(b"\r\n\r\n") + 4
+            head = data[:end]
+            known = self._heads.get(head)
+            if known is not None and len(data) - end == known.length:
+                self._take(known, data[end:])
+                return
+            self._parsed = 0
+            super().data_received(data)
+            if self._parsed == 1 and not self._parsing:
+                self._learn(head, len(data) - end)
+            return
         super().data_received(data)
         if self._in_head:
             self._head += len(data)
             if self._head > MAX_HEAD and self.parser is not None:
                 self._give_up(Problem(431, "head_size", f"a request's head has at most {MAX_HEAD} bytes"))
 
+    def _take(self, head: _Head, body: bytes) -> None:
+        """A whole request, whose head is known."""
+        self._unset_keepalive_if_required()
+        self.headers = head.headers  # type: ignore[assignment]
+        exchange = Exchange(head.method, head.path, head.query, True)
+        self.cycle = self._exchange = exchange  # type: ignore[assignment]
+        self._ask(exchange, body)
+
+    def _learn(self, head: bytes, length: int) -> None:
+        """Remember the head of the one request that came whole, and alone."""
+        exchange = self._exchange
+        if exchange is None or exchange.size != length or not exchange.keep_alive or len(head) > _LONGEST_HEAD:
+            return
+        if len(self._heads) >= _MOST_HEADS:
+            self._heads.clear()
+        self._heads[head] = _Head(exchange.method, exchange.path, exchange.query, tuple(self.headers), length)
+
     def on_message_begin(self) -> None:
         """A request begins. uvicorn's scope is made only for those that go its way."""
+        self._parsing = True
+        self._parsed += 1
         self.url = b""
         self.headers = []
         self._exchange = None
@@ -141,6 +193,7 @@ class SwiftProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete: answer it now, as far as that goes without waiting."""
+        self._parsing = False
         self._began = 0.0
         exchange = self._exchange
         if exchange is None:
@@ -149,8 +202,13 @@ class SwiftProtocol(HttpToolsProtocol):
         if exchange.response_complete:
             return
         pieces = exchange.body
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._ask(exchange, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _ask(self, exchange: Exchange, body: bytes) -> None:
         answer = self.door.answer(Call(exchange.method, exchange.path, exchange.query, self.headers, body))
+        if isinstance(answer, Reply):
+            self._reply(exchange, answer)
+            return
         if exchange.path.endswith(_SWIFT):
             try:
                 waits_for = answer.send(None)

@@ -14,7 +14,7 @@ from bentos.breaker import Breaker
 from bentos.envelope.bounds import bounds
 from bentos.manifest import Manifest
 from bentos.rows import FALLBACK, POLICY, Array, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Runner, settled
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import DEADLINE, EXCEPTION, NON_FINITE, finite_rows
 from bentos.runners.infer import Infer
@@ -112,7 +112,7 @@ class Shadow:
         arm = self._arm(sample.generation)
         size = sample.rows.size
         try:
-            decision = await self._constrained.decide(sample.rows)
+            decision = await settled(self._constrained.decide(sample.rows))
         except Exception as error:  # noqa: BLE001 - nobody waits for this answer; that it failed is what is measured
             if not self._closed:
                 self._faulty(arm, EXCEPTION, size, size, f"{type(error).__name__}: {error}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from bentos.drift import Drift
 from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Manifest, PackageError, Policy, Space, load
-from bentos.rows import Array, Decision, Rows
-from bentos.runners import Runner, explore
+from bentos.rows import Array, Rows
+from bentos.runners import Deciding, Runner, explore
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
@@ -95,7 +94,7 @@ class Version:
         """What a person should know of the version: what is not done for it, and why."""
         return {} if self.drift.off is None else {"drift": f"off: {self.drift.off}"}
 
-    def decide(self, rows: Rows) -> Coroutine[Any, Any, Decision]:
+    def decide(self, rows: Rows) -> Deciding:
         """An action for every row, through the whole chain."""
         return self.record.decide(rows)
 

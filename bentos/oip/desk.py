@@ -17,6 +17,7 @@ from bentos.oip.model import Model
 from bentos.oip.statistics import of_version
 from bentos.problems import Problem
 from bentos.routes import Route, no_version
+from bentos.runners import settled
 
 PREFIX = "/v2"
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "statistics"]
@@ -91,7 +92,7 @@ class InferenceDesk:
         outputs = wanted(model, request)
         ask = ask_of(model, request, rest)
         ask.version = place.version or None
-        body, head = response(model, request, outputs, await core.decide(place.policy, ask), core.decision_ids)
+        body, head = response(model, request, outputs, await settled(core.decide(place.policy, ask)), core.decision_ids)
         headers: list[tuple[bytes, bytes]] = []
         if head is not None:
             headers.append((b"inference-header-content-length", b"%d" % head))

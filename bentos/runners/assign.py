@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from bentos.episodes import Episode
 from bentos.problems import Problem
 from bentos.routes import Route, Seat
 from bentos.rows import Decision, Rows
+from bentos.runners import Deciding, settled
 
 
 class Assign:
@@ -45,15 +45,19 @@ class Assign:
             for episode, user in zip(episodes, users, strict=True)
         ]
 
-    def decide(self, rows: Rows, seats: list[Seat]) -> Coroutine[Any, Any, Decision]:
+    def decide(self, rows: Rows, seats: list[Seat]) -> Deciding:
         """The decision of each row's own chain."""
         first = seats[0]
-        return _at(first, rows) if seats.count(first) == rows.size else _in_parts(rows, seats)
+        return _at(first, rows) if rows.size == 1 or seats.count(first) == rows.size else _in_parts(rows, seats)
 
 
-def _at(seat: Seat, rows: Rows) -> Coroutine[Any, Any, Decision]:
+def _at(seat: Seat, rows: Rows) -> Deciding:
     rows.version, rows.arm, rows.generation, rows.rescue = seat.version, seat.arm, seat.generation, seat.rescue
     return seat.chain.decide(rows)
+
+
+async def _settled_at(seat: Seat, rows: Rows) -> Decision:
+    return await settled(_at(seat, rows))
 
 
 async def _in_parts(rows: Rows, seats: list[Seat]) -> Decision:
@@ -62,7 +66,7 @@ async def _in_parts(rows: Rows, seats: list[Seat]) -> Decision:
         places.setdefault(seat, []).append(row)
     indices = [np.array(place) for place in places.values()]
     parts = [rows.take(index) for index in indices]
-    decisions = await asyncio.gather(*(_at(seat, part) for seat, part in zip(places, parts, strict=True)))
+    decisions = await asyncio.gather(*(_settled_at(seat, part) for seat, part in zip(places, parts, strict=True)))
     whole = Decision(
         action=np.empty((rows.size, *decisions[0].action.shape[1:]), decisions[0].action.dtype),
         finite=np.empty(rows.size, dtype=bool),

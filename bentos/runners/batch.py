@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows
+from bentos.runners import Deciding
 from bentos.runners.infer import Infer
 
 _AT_ONCE = 8
@@ -67,22 +68,28 @@ class Batch:
         self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=name)
         self.sizes: dict[int, int] = {}
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """The graph's actions, computed together with whatever else is waiting."""
         size = rows.size
         if size <= self.inline_rows:
             if size <= self._batch_size:
-                self.sizes[size] = self.sizes.get(size, 0) + 1
-                return self.following.run(rows)
-            return _join([await self.decide(piece) for piece in self._pieces(rows)])
-        self._check_room(size)
-        if size <= self._batch_size:
-            return await self._enqueue(rows)
-        return _join(await asyncio.gather(*(self._enqueue(piece) for piece in self._pieces(rows))))
+                return self._inline(rows)
+            return _join([self._inline(piece) for piece in self._pieces(rows)])
+        return self._queued_up(rows)
 
     def close(self) -> None:
         """Let the calls in flight end and release the threads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _inline(self, rows: Rows) -> Decision:
+        self.sizes[rows.size] = self.sizes.get(rows.size, 0) + 1
+        return self.following.run(rows)
+
+    async def _queued_up(self, rows: Rows) -> Decision:
+        self._check_room(rows.size)
+        if rows.size <= self._batch_size:
+            return await self._enqueue(rows)
+        return _join(await asyncio.gather(*(self._enqueue(piece) for piece in self._pieces(rows))))
 
     def _pieces(self, rows: Rows) -> list[Rows]:
         return [rows.part(at, at + self._batch_size) for at in range(0, rows.size, self._batch_size)]

@@ -7,9 +7,10 @@ import numpy as np
 
 from bentos.envelope.box import Box
 from bentos.envelope.build import build
+from bentos.envelope.choices import Permitted
 from bentos.package import Manifest, Safety, Space
 from bentos.rows import Array, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Deciding, Runner, later
 
 
 class Constrain:
@@ -43,17 +44,25 @@ class Constrain:
         fallback = None if constant is None else np.asarray(constant, dtype=manifest.action_space.dtype)
         return cls(following, manifest.action_space, manifest.safety, manifest.observation_space, fallback)
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """The inner action, moved into the envelope where it was outside."""
         if self._choices is None:
-            decision = await self.following.decide(rows)
-            if self._box is not None:
-                self._box.hold(rows, decision)
-            return decision
+            return self._held(rows, self.following.decide(rows), None)
         permitted = self._choices.permitted(rows)
         if permitted is not None and permitted.both is not rows.masks:
-            decision = await self.following.decide(msgspec.structs.replace(rows, masks=permitted.both))
-        else:
-            decision = await self.following.decide(rows)
-        self._choices.hold(decision, permitted)
+            return self._held(
+                rows, self.following.decide(msgspec.structs.replace(rows, masks=permitted.both)), permitted
+            )
+        return self._held(rows, self.following.decide(rows), permitted)
+
+    def _held(self, rows: Rows, decision: Deciding, permitted: Permitted | None) -> Deciding:
+        if not isinstance(decision, Decision):
+            return later(decision, rows, lambda rows, decided: self._hold(rows, decided, permitted))
+        return self._hold(rows, decision, permitted)
+
+    def _hold(self, rows: Rows, decision: Decision, permitted: Permitted | None) -> Decision:
+        if self._choices is not None:
+            self._choices.hold(decision, permitted)
+        elif self._box is not None:
+            self._box.hold(rows, decision)
         return decision

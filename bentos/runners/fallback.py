@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from bentos.rows import (
     Overloaded,
     Rows,
 )
-from bentos.runners import Runner
+from bentos.runners import Deciding, Runner, settled
 
 NON_FINITE = "non_finite"
 EXCEPTION = "exception"
@@ -55,32 +56,45 @@ class Fallback:
         self._log_at = 0.0
         self._unlogged = 0
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
         if rows.rescue or not self.breaker.allows():
-            return await self._rescue(rows, None)
+            return self._rescue(rows, None)
         try:
-            decision = await self.following.decide(rows)
-        except Overloaded:
-            raise
-        except DeadlineMissed as error:
-            return await self._faulty(rows, DEADLINE, str(error))
+            decision = self.following.decide(rows)
         except Exception as error:  # noqa: BLE001 - the guard's very purpose
-            return await self._faulty(rows, EXCEPTION, f"{type(error).__name__}: {error}")
+            return self._failed(rows, error)
+        return self._judged(rows, decision) if isinstance(decision, Decision) else self._awaited(rows, decision)
+
+    async def _awaited(self, rows: Rows, coming: Coroutine[Any, Any, Decision]) -> Decision:
+        try:
+            decision = await coming
+        except Exception as error:  # noqa: BLE001 - the guard's very purpose
+            return await self._failed(rows, error)
+        return await settled(self._judged(rows, decision))
+
+    def _judged(self, rows: Rows, decision: Decision) -> Deciding:
         good = finite_rows(decision)
-        if good is None:
-            self.breaker.success()
-            if rows.version != self._version:
-                decision.sources = [FALLBACK] * rows.size
-            return decision
-        return await self._partly(rows, decision, good)
+        if good is not None:
+            return self._partly(rows, decision, good)
+        self.breaker.success()
+        if rows.version != self._version:
+            decision.sources = [FALLBACK] * rows.size
+        return decision
+
+    def _failed(self, rows: Rows, error: Exception) -> Coroutine[Any, Any, Decision]:
+        if isinstance(error, Overloaded):
+            raise error
+        if isinstance(error, DeadlineMissed):
+            return self._faulty(rows, DEADLINE, str(error))
+        return self._faulty(rows, EXCEPTION, f"{type(error).__name__}: {error}")
 
     async def answer_for(self, rows: Rows) -> Decision | None:
         """This version's actions for rows of another version, or None when it is in no state to give them."""
         if not self.breaker.allows():
             return None
         try:
-            decision = await self.following.decide(rows)
+            decision = await settled(self.following.decide(rows))
         except Exception as error:  # noqa: BLE001 - the caller has a further fallback
             if not isinstance(error, Overloaded):
                 self.breaker.fault(f"{type(error).__name__}: {error}")
@@ -130,7 +144,7 @@ class Fallback:
         if decision is None:
             if self._last is None:
                 raise NothingCanAnswer(f"version {self._version} has no fallback and the champion cannot answer")
-            decision = await self._last.decide(rows)
+            decision = await settled(self._last.decide(rows))
             if finite_rows(decision) is not None:
                 raise NothingCanAnswer(f"the fallback of version {self._version} gave a non-finite action")
             decision.versions = [None] * rows.size
@@ -145,7 +159,7 @@ class Constant:
     def __init__(self, action: Array) -> None:
         self._action = action
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Decision:
         """The constant, answered by no version."""
         return Decision(
             action=np.repeat(self._action[None], rows.size, axis=0),

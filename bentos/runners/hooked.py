@@ -14,7 +14,7 @@ from bentos.hooks import Context, Hook
 from bentos.interface import OBSERVATION
 from bentos.manifest import Array, Manifest
 from bentos.rows import OVERRIDE, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Runner, settled
 
 HOOK = "hook"
 """The kind of fault that a hook commits when it raises, is too slow, or answers what is no action."""
@@ -41,7 +41,7 @@ class Hooked:
 
     async def decide(self, rows: Rows) -> Decision:
         """The inner decision, with the rows replaced that the hook has another action for."""
-        decision = await self.following.decide(rows)
+        decision = await settled(self.following.decide(rows))
         try:
             answer = await self._ask(rows, decision)
             if answer is not None:

@@ -28,7 +28,7 @@ class Infer:
         self._ranked = [*self._plain, self._scores] if self._scores else self._plain
         self._one = None if recurrent else policy.run_one
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Decision:
         """The graph's own actions, here and now."""
         return self.run(rows)
 

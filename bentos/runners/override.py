@@ -8,7 +8,7 @@ import numpy as np
 
 from bentos.overrides import Active, Overrides
 from bentos.rows import OVERRIDE, Array, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Deciding, Runner, later
 
 
 class Override:
@@ -19,9 +19,16 @@ class Override:
         self._policy = policy
         self._overrides = overrides
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """The inner action, or the human's. The inner action is computed all the same: its faults stay visible."""
-        decision = await self.following.decide(rows)
+        decision = self.following.decide(rows)
+        return (
+            self._overridden(rows, decision)
+            if isinstance(decision, Decision)
+            else later(decision, rows, self._overridden)
+        )
+
+    def _overridden(self, rows: Rows, decision: Decision) -> Decision:
         active = self._overrides.of(self._policy)
         if active:
             self._apply(rows, decision, active)

@@ -7,7 +7,7 @@ import time
 from bentos.drift import Drift
 from bentos.journal import Page
 from bentos.rows import POLICY, Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Deciding, Runner, later
 from bentos.stats import ActionLabels, Stats
 
 
@@ -33,10 +33,15 @@ class Record:
         self._drift = drift
         self._page = page
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """The inner decision, counted."""
         started = time.perf_counter()
-        decision = await self.following.decide(rows)
+        decision = self.following.decide(rows)
+        if isinstance(decision, Decision):
+            return self._recorded(rows, decision, started)
+        return later(decision, rows, lambda rows, decided: self._recorded(rows, decided, started))
+
+    def _recorded(self, rows: Rows, decision: Decision, started: float) -> Decision:
         arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
         seconds = time.perf_counter() - started
         arm.decided(rows.size, seconds)

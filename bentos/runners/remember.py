@@ -8,7 +8,7 @@ from bentos.episodes import Memory
 from bentos.interface import MASK, START, STATES
 from bentos.manifest import Array, Manifest
 from bentos.rows import Decision, Rows
-from bentos.runners import Runner
+from bentos.runners import Deciding, Runner, later
 
 
 class Remember:
@@ -32,9 +32,16 @@ class Remember:
         """Whether the graph takes more than observations."""
         return any(tensor.name.partition(".")[0] != "observation" for tensor in manifest.inputs)
 
-    async def decide(self, rows: Rows) -> Decision:
+    def decide(self, rows: Rows) -> Deciding:
         """The inner decision for these rows, with the memory of each row that the next step is given back."""
-        decision = await self.following.decide(self._complete(rows))
+        decision = self.following.decide(self._complete(rows))
+        return (
+            self._remembered(rows, decision)
+            if isinstance(decision, Decision)
+            else later(decision, rows, self._remembered)
+        )
+
+    def _remembered(self, rows: Rows, decision: Decision) -> Decision:
         if decision.recurrent is not None:
             names = list(decision.recurrent)
             columns = [decision.recurrent[name] for name in names]

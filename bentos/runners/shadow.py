@@ -5,6 +5,7 @@ from __future__ import annotations
 from bentos import logs
 from bentos.routes import Seat
 from bentos.rows import Decision, Rows
+from bentos.runners import Deciding, later
 from bentos.runners.assign import Assign
 from bentos.shadow import Shadow
 
@@ -17,9 +18,12 @@ class Shadowed:
         self._shadow = shadow
         self._generation = generation
 
-    async def decide(self, rows: Rows, seats: list[Seat]) -> Decision:
+    def decide(self, rows: Rows, seats: list[Seat]) -> Deciding:
         """The inner answer. Raises what that raises, and nothing of the shadow's."""
-        decision = await self.following.decide(rows, seats)
+        decision = self.following.decide(rows, seats)
+        return self._offered(rows, decision) if isinstance(decision, Decision) else later(decision, rows, self._offered)
+
+    def _offered(self, rows: Rows, decision: Decision) -> Decision:
         try:
             self._shadow.offer(rows, decision, self._generation)
         except Exception as error:  # noqa: BLE001 - nothing in shadow may keep a client from its answer

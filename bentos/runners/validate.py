@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,6 +14,7 @@ from bentos.package import Manifest
 from bentos.problems import Problem, brief
 from bentos.routes import Seat
 from bentos.rows import MAX_ROWS, Array, Decision, Rows
+from bentos.runners import later
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
 from bentos.wire import ActBody, ActRequest
@@ -45,6 +47,10 @@ class Answer(NamedTuple):
     states: list[str] | None
 
 
+Answering = Answer | Coroutine[Any, Any, Answer]
+"""An answer, or where something must be waited for, a coroutine of it."""
+
+
 class Validate:
     """Turns what is asked into rows for a policy's graph, and sends them on."""
 
@@ -75,13 +81,18 @@ class Validate:
         self.stateful = stateful
         self._body = self._body_of(manifest)
 
-    async def decide(self, ask: Ask) -> Answer:
+    def decide(self, ask: Ask) -> Answering:
         """The decisions asked for. Raises Problem: 422, 413 or 403 for bad input, 503 when nothing can answer."""
         rows = self.rows(ask)
         seats = self.following.seats(rows, ask.user_ids, ask.version)
         # what one version is asked by name says nothing about the traffic, so it goes past the shadow
         chosen = self._shadowed if ask.version is None else self.following
-        decision = await chosen.decide(rows, seats)
+        decision = chosen.decide(rows, seats)
+        if isinstance(decision, Decision):
+            return self._answer(rows, decision, seats)
+        return later(decision, rows, lambda rows, decided: self._answer(rows, decided, seats))
+
+    def _answer(self, rows: Rows, decision: Decision, seats: list[Seat]) -> Answer:
         return Answer(rows, decision, seats, self._tokens(rows, decision) if self.stateful else None)
 
     def read(self, body: bytes) -> Ask:

@@ -11,6 +11,7 @@ import pytest
 
 from bentos.breaker import Breaker
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.fallback import Constant, Fallback
 
 
@@ -59,6 +60,6 @@ def test_some_rows_without_finite_answers_open_a_challengers_breaker_and_not_the
     )
     for _ in range(3):
         rows = Rows(feeds={"observation": np.zeros((2, 4), np.float32)}, size=2, version="1")
-        decision = asyncio.run(guard.decide(rows))  # type: ignore[arg-type]
+        decision = asyncio.run(settled(guard.decide(rows)))  # type: ignore[arg-type]
         assert (decision.sources, decision.faults) == (["fallback", "policy"], {"non_finite": 1})
     assert bool(opened) is opens

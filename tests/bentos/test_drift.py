@@ -26,6 +26,7 @@ from bentos.drift.window import WINDOW
 from bentos.episodes import Episode
 from bentos.package import Manifest, Tensor, read_manifest
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.record import Record
 from bentos.stats import ActionLabels, Stats
 from tasks.baselines import CELLS, baselines, cells
@@ -379,7 +380,7 @@ def test_what_was_decided_is_handed_over(tmp_path: Path) -> None:
     drift = Drift(made)
     record = Record(Inner(), "p", ActionLabels(made), Stats(), drift)
     for _ in range(WINDOW // 100):
-        asyncio.run(record.decide(Rows(feeds={"observation": np.zeros((100, 4), np.float32)}, size=100)))
+        asyncio.run(settled(record.decide(Rows(feeds={"observation": np.zeros((100, 4), np.float32)}, size=100))))
         readings = drift.readings()
     assert value(readings, "action", "total_variation") == pytest.approx(0.5)
 
@@ -452,7 +453,7 @@ def test_outliers_are_counted_for_the_arm_that_saw_them(tmp_path: Path) -> None:
     record = Record(Says(), "p", ActionLabels(made), stats, drift)
     for arm, moved in (("control", 0.0), ("challenger", 9.0)):
         rows = Rows({"observation": usual[:40] + np.float32(moved)}, 40, version="1", arm=arm)
-        asyncio.run(record.decide(rows))
+        asyncio.run(settled(record.decide(rows)))
     drift.readings()
     counted = {arm: stats.arm("p", "", "1", arm).to_json() for arm in ("control", "challenger")}
     assert counted["control"]["observation_sampled"] == counted["challenger"]["observation_sampled"] == 40

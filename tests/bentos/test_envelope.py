@@ -16,6 +16,7 @@ from bentos.episodes import State
 from bentos.overrides import Overrides
 from bentos.package import PackageError, Safety, Space, load
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.constrain import Constrain
 from bentos.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
 from bentos.stats import Stats
@@ -51,7 +52,7 @@ def held(actions: Any, safety: Safety, rows: Rows, fallback: Any = None, space: 
     """What leaves of a policy's actions."""
     usual = None if fallback is None else np.asarray(fallback, space.dtype)
     constrain = Constrain(Says(actions, space.dtype), space, safety, SEEN, usual)
-    return asyncio.run(constrain.decide(rows))
+    return asyncio.run(settled(constrain.decide(rows)))
 
 
 def test_a_commanded_velocity_stays_within_reach_of_the_velocity_observed() -> None:
@@ -71,7 +72,7 @@ def test_a_velocity_is_found_in_a_part_of_a_dict_observation() -> None:
     limit = AccelerationLimit(maximum=1.0, dt=0.5, state_index=StateIndex("arm", [1, 0]))
     rows = Rows({"observation.arm": np.array([[0.25, -1.0, 0]], np.float32), "observation.gear": np.array([1])}, 1)
     constrain = Constrain(Says([[1.0, 1.0]]), PLANE, Safety(acceleration_limit=limit), PARTS)
-    assert asyncio.run(constrain.decide(rows)).action.tolist() == [[-0.5, 0.75]]
+    assert asyncio.run(settled(constrain.decide(rows))).action.tolist() == [[-0.5, 0.75]]
 
 
 def test_a_constraint_moves_an_action_to_the_nearest_point_that_meets_it() -> None:
@@ -163,14 +164,14 @@ def test_rounding_never_leads_out_of_a_constraint() -> None:
 def test_a_forced_row_is_left_alone_by_every_limit() -> None:
     class Forces(Says):
         async def decide(self, rows: Rows) -> Decision:
-            decision = await super().decide(rows)
+            decision = await settled(super().decide(rows))
             decision.forced = np.array([True, False])
             return decision
 
     safety = Safety(rate_limit=0.1, constraints=[Constraint([1.0, 0.0], 0.5)])
     rows = seen([0, 0, 0], [0, 0, 0])
     rows.states = [State("p", "", 1, [0.0, 0.0])] * 2
-    decision = asyncio.run(Constrain(Forces([[9.0, 9.0]] * 2), PLANE, safety, SEEN).decide(rows))
+    decision = asyncio.run(settled(Constrain(Forces([[9.0, 9.0]] * 2), PLANE, safety, SEEN).decide(rows)))
     assert decision.action[0].tolist() == [9.0, 9.0]
     assert np.abs(decision.action[1]).max() <= 0.1
     assert decision.adjusted is not None
@@ -189,7 +190,7 @@ def test_a_rule_forbids_an_action_while_its_conditions_hold() -> None:
     rules = [MaskRule([Condition(0, above=2.0), Condition(1, below=0.0)], [2])]
     policy = Says([2, 2, 2], "int64", [[1.0, 5.0, 9.0]] * 3)
     constrain = Constrain(policy, THREE, Safety(action_mask=rules), SEEN)
-    decision = asyncio.run(constrain.decide(seen([3, -1, 0], [3, 1, 0], [2, -1, 0])))
+    decision = asyncio.run(settled(constrain.decide(seen([3, -1, 0], [3, 1, 0], [2, -1, 0]))))
     assert decision.action.tolist() == [1, 2, 2], "the next best by the policy's scores, where both conditions hold"
     assert decision.adjusted == [["mask_rule"], [], []]
     assert policy.masks.tolist() == [[True, True, False], [True] * 3, [True] * 3]
@@ -197,7 +198,7 @@ def test_a_rule_forbids_an_action_while_its_conditions_hold() -> None:
 
 def test_a_rule_reads_numbers_as_the_graph_does() -> None:
     safety = Safety(action_mask=[MaskRule(Condition(0, equals=0.1), [0])])
-    decision = asyncio.run(Constrain(Says([0], "int64"), THREE, safety, SEEN).decide(seen([0.1, 0, 0])))
+    decision = asyncio.run(settled(Constrain(Says([0], "int64"), THREE, safety, SEEN).decide(seen([0.1, 0, 0]))))
     assert decision.action.tolist() == [1]
 
 
@@ -205,7 +206,7 @@ def test_rules_and_the_requests_mask_forbid_together_and_are_told_apart() -> Non
     rows = Rows({"observation.arm": np.zeros((2, 3), np.float32), "observation.gear": np.array([2, 0])}, 2)
     rows.masks = np.array([[1, 1, 1, 0, 1], [0, 1, 1, 1, 1]], bool)
     safety = Safety(action_mask=[MaskRule(Condition(0, key="gear", equals=2), {"0": [0, 1]})])
-    decision = asyncio.run(Constrain(Says([[0, 0], [0, 0]], "int64"), PAIR, safety, PARTS).decide(rows))
+    decision = asyncio.run(settled(Constrain(Says([[0, 0], [0, 0]], "int64"), PAIR, safety, PARTS).decide(rows)))
     assert decision.action.tolist() == [[2, 1], [1, 0]]
     assert decision.adjusted == [["action_mask", "mask_rule"], ["action_mask"]]
 
@@ -227,7 +228,7 @@ def test_rules_that_forbid_everything_give_way_to_the_fallback_then_to_the_reque
     rows.masks = None if requested is None else np.array([requested], bool)
     usual = None if fallback is None else np.array(fallback)
     constrain = Constrain(Says([0], "int64"), THREE, Safety(action_mask=rules), SEEN, usual)
-    decision = asyncio.run(constrain.decide(rows))
+    decision = asyncio.run(settled(constrain.decide(rows)))
     assert decision.action.tolist() == [expected]
     assert decision.adjusted == [reasons]
 
@@ -286,7 +287,7 @@ def test_a_served_package_obeys_its_rules_with_its_own_next_best_action(tmp_path
         opened=lambda version, reason: None,
     )
     rows = Rows({"observation": np.array([[0, 0, 1, 0], [0, 0, 0.25, 0]], np.float32)}, 2, version="1")
-    decision = asyncio.run(version.decide(rows))
+    decision = asyncio.run(settled(version.decide(rows)))
     version.close()
     assert decision.action.tolist() == [0, 1]
     assert decision.adjusted == [["mask_rule"], []]

@@ -44,6 +44,8 @@ class Says:
 def answer(runner: Runner, rows: Rows) -> Decision:
     """What a runner decides; nothing in these chains waits, so no event loop is needed."""
     deciding: Any = runner.decide(rows)
+    if isinstance(deciding, Decision):
+        return deciding
     try:
         deciding.send(None)
     except StopIteration as done:

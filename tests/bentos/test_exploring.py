@@ -18,6 +18,7 @@ from bentos.manifest import PackageError, Space, Tensor
 from bentos.overrides import Active, Overrides
 from bentos.package import Safety, Serve, load
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.constrain import Constrain
 from bentos.runners.explore import Explore
 from bentos.single import Package, route
@@ -100,7 +101,7 @@ def test_what_the_envelope_makes_of_a_drawn_action_is_flagged_and_keeps_its_prob
             return decision
 
     rows = Rows({}, 1, masks=np.array([[True, False]]))
-    changed = asyncio.run(Constrain(Drew(), space, bounds).decide(rows))
+    changed = asyncio.run(settled(Constrain(Drew(), space, bounds).decide(rows)))
     assert (changed.action.tolist(), changed.adjusted) == ([[0]], [["action_mask"]])
     assert changed.log_prob is not None
     assert changed.log_prob.tolist() == [-0.5]

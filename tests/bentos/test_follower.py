@@ -21,6 +21,7 @@ from bentos.quarantine import Mark, Marks, Suspect
 from bentos.registry import Picture
 from bentos.routes import Route
 from bentos.rows import Rows
+from bentos.runners import settled
 from bentos.runners.assign import Assign
 from bentos.stats import Stats
 from bentos.versions import Version
@@ -111,7 +112,7 @@ def world(tmp_path: Path) -> tuple[Registry, Callable[[], Gateway]]:
 async def answer(route: Route) -> tuple[list[int], list[str], list[str | None]]:
     rows = Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1)
     assign = Assign(route)
-    decision = await assign.decide(rows, assign.seats(rows, None))
+    decision = await settled(assign.decide(rows, assign.seats(rows, None)))
     return decision.action.tolist(), decision.sources, decision.versions
 
 

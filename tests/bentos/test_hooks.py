@@ -17,6 +17,7 @@ from bentos.manifest import Manifest
 from bentos.overrides import Active, Overrides
 from bentos.package import PackageError, Safety, Serve, load
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.hooked import Hooked
 from bentos.stats import Stats
 from bentos.versions import Version
@@ -60,7 +61,7 @@ def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_hook_overrides_the_rows_it_chooses(tmp_path: Path, hooks: Path) -> None:
     write_package(tmp_path / "package", serve=SERVE, hook=ICY)
-    decision = asyncio.run(version(tmp_path / "package").decide(observations(0.0, 2.0, 0.5)))
+    decision = asyncio.run(settled(version(tmp_path / "package").decide(observations(0.0, 2.0, 0.5))))
     assert decision.action.tolist() == [1, 0, 1]
     assert decision.sources == ["policy", "override", "policy"]
     assert decision.faults is None
@@ -71,7 +72,7 @@ def test_the_action_of_a_hook_passes_the_envelope(tmp_path: Path, hooks: Path) -
     (hooks / "icy.py").write_text(source)
     serve = Serve(fallback={"constant": [0.0]}, deadline_ms=60_000, override_hook="icy:override")
     write_package(tmp_path / "package", serve=serve, hook=source, action_space=BOX, safety=Safety(safety_margin=0.25))
-    decision = asyncio.run(version(tmp_path / "package").decide(observations(0.0)))
+    decision = asyncio.run(settled(version(tmp_path / "package").decide(observations(0.0))))
     assert (decision.action.tolist(), decision.sources, decision.adjusted) == ([[1.0]], ["override"], [["bounds"]])
 
 
@@ -79,7 +80,7 @@ def test_a_person_has_the_last_word_before_the_envelope(tmp_path: Path, hooks: P
     write_package(tmp_path / "package", serve=SERVE, hook=ICY)
     overrides = Overrides()
     overrides.replace([Active(1, "cartpole", "", None, "", 1, False, "ada", "r", 0.0, time.time() + 60)])
-    decision = asyncio.run(version(tmp_path / "package", overrides).decide(observations(2.0, 0.0)))
+    decision = asyncio.run(settled(version(tmp_path / "package", overrides).decide(observations(2.0, 0.0))))
     assert decision.action.tolist() == [1, 1]
 
 
@@ -131,7 +132,7 @@ def manifest(tmp_path: Path) -> Callable[..., Manifest]:
 
 def hooked(manifest: Manifest, hook: Any, size: int = 2) -> Decision:
     runner = Hooked(Ones(), hook, manifest, "1")
-    decision = asyncio.run(runner.decide(observations(*[0.0] * size)))
+    decision = asyncio.run(settled(runner.decide(observations(*[0.0] * size))))
     runner.close()
     return decision
 
@@ -181,12 +182,12 @@ def test_a_hook_that_does_not_come_back_is_a_fault_and_is_then_left_alone(manife
 
     async def play() -> list[Decision]:
         runner = Hooked(Ones(), stuck, manifest(deadline_ms=20), "1")
-        decisions = [await runner.decide(observations(0.0)) for _ in range(5)]
+        decisions = [await settled(runner.decide(observations(0.0))) for _ in range(5)]
         assert len(calls) == 2, "both threads are kept: it is not asked again"
         release.set()
         while runner._late:
             await asyncio.sleep(0.001)
-        decisions.append(await runner.decide(observations(0.0)))
+        decisions.append(await settled(runner.decide(observations(0.0))))
         runner.close()
         return decisions
 
@@ -199,6 +200,6 @@ def test_a_hook_that_does_not_come_back_is_a_fault_and_is_then_left_alone(manife
 def test_many_requests_at_once_wait_for_the_hook_in_turn(manifest: Callable[..., Manifest]) -> None:
     async def play() -> list[Decision]:
         runner = Hooked(Ones(), lambda observation, context: context.actions * 0, manifest(), "1")
-        return await asyncio.gather(*(runner.decide(observations(0.0)) for _ in range(40)))
+        return await asyncio.gather(*(settled(runner.decide(observations(0.0))) for _ in range(40)))
 
     assert all(decision.sources == ["override"] and decision.faults is None for decision in asyncio.run(play()))

@@ -22,6 +22,7 @@ from bentos.package import Safety, Serve, Space, Tensor, load
 from bentos.problems import Problem
 from bentos.routes import Route
 from bentos.rows import Rows
+from bentos.runners import settled
 from bentos.runners.assign import Assign
 from bentos.runners.validate import Validate
 from bentos.stats import Stats
@@ -77,7 +78,7 @@ def test_a_version_asked_by_name_answers_by_itself_and_outside_the_experiment(ve
     for name, action in (("1", 0), ("2", 1)):
         for users in (None, ["ada", "bob"]):
             seats = assign.seats(rows(), users, name)
-            decision = asyncio.run(assign.decide(rows(), seats))
+            decision = asyncio.run(settled(assign.decide(rows(), seats)))
             assert decision.action.tolist() == [action] * 2
             assert {(seat.version, seat.arm, seat.generation) for seat in seats} == {(name, "champion", "")}
 
@@ -158,7 +159,7 @@ def test_the_state_of_one_answer_goes_into_the_next_question(tmp_path: Path) -> 
             data += packed
         head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
         request, rest = parse(head + data, str(len(head)))
-        answer = asyncio.run(door.decide(ask_of(model, request, rest)))
+        answer = asyncio.run(settled(door.decide(ask_of(model, request, rest))))
         body, size = response(model, request, wanted(model, request), answer, lambda count: ["d"] * count)
         assert size is not None
         outputs = json.loads(body[:size])["outputs"]
@@ -184,7 +185,7 @@ def test_a_policy_that_explores_tells_how_likely_its_actions_were(tmp_path: Path
     for binary in (True, False):
         output = {"name": "log_prob", "parameters": {"binary_data": binary}}
         request, rest = parse(json.dumps({"inputs": [tensor], "outputs": [output]}).encode(), None)
-        answer = asyncio.run(door.decide(ask_of(model, request, rest)))
+        answer = asyncio.run(settled(door.decide(ask_of(model, request, rest))))
         body, size = response(model, request, wanted(model, request), answer, lambda count: ["d"] * count)
         (shown,) = json.loads(body[:size])["outputs"]
         assert (shown["datatype"], shown["shape"]) == ("FP64", [3])

@@ -18,6 +18,7 @@ from bentos import overrides, store
 from bentos.episodes import CHAMPION, Episode, user_hash
 from bentos.overrides import Active, Overrides
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.override import Override
 from tests.bentos.gateway_process import ADMIN_TOKEN, GatewayProcess, wait_until
 from tests.bentos.policy_packages import write_package
@@ -178,7 +179,7 @@ class Zeros:
 async def overridden(rows: Rows, *active: Active) -> Decision:
     known = Overrides()
     known.replace(list(active))
-    return await Override(Zeros(), "p", known).decide(rows)
+    return await settled(Override(Zeros(), "p", known).decide(rows))
 
 
 def active(number: int, action: float, user: str = "", episode: str = "", force: bool = False) -> Active:

@@ -243,3 +243,60 @@ def test_nonsense_is_refused_and_hurts_nobody_else(port: int) -> None:
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert _talk(port, _request(b"fine"))[0][0] == 200
+
+
+def test_a_head_that_comes_again_is_not_parsed_again_and_means_the_same(
+    port: int, door: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = SwiftProtocol.on_message_begin
+    monkeypatch.setattr(SwiftProtocol, "on_message_begin", lambda self: (begun.append(1), begin(self)))
+    token = "Authorization: Bearer t"
+    asked = [_request(body, "/v1/policies/p/act?q=1", "POST", token) for body in (b"a", b"b", b"c")]
+    asked += [_request(b"d", "/v1/policies/p/act?q=1"), asked[0]]
+    answers = [_talk(port, one)[0] for one in asked]
+    assert [body for _, body in answers] == [
+        b"POST /v1/policies/p/act " + last for last in (b"a", b"b", b"c", b"d", b"a")
+    ]
+    assert len(begun) == 2, "the first with the token, and the one without"
+    carried = [(b"authorization", b"Bearer t") in call.headers for call in door.calls]
+    assert carried == [True, True, True, False, True]
+    assert [call.query for call in door.calls] == [b"q=1"] * 5
+
+
+def test_a_head_that_is_known_may_come_in_any_company(port: int, door: Echo) -> None:
+    whole = _request(b"xyz")
+    assert _talk(port, whole)[0][0] == 200
+    echoed = (200, b"POST /v1/policies/p/act xyz")
+    assert _talk(port, whole[:-2], whole[-2:], whole, answers=2, pause=0.1) == [echoed] * 2
+    assert _talk(port, whole[:20], whole[20:], whole, answers=2, pause=0.1) == [echoed] * 2
+    assert _talk(port, whole + whole + whole[:30], whole[30:], answers=3, pause=0.1) == [echoed] * 3
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.post("/elsewhere", content=whole).text == "behind"
+    waits = _request(b"wait")
+    assert door.go.set() is None
+    assert _talk(port, waits)[0][0] == 200
+    door.go.clear()
+    threading.Timer(0.3, door.go.set).start()
+    bodies = [body for _, body in _talk(port, waits, whole, waits, answers=3, pause=0.1)]
+    assert [body.split()[-1] for body in bodies] == [b"wait", b"xyz", b"wait"]
+
+
+def test_a_chunked_body_is_parsed_each_time(port: int) -> None:
+    head = b"POST /v1/policies/p/act HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    asked = [head + b"3\r\nabc\r\n0\r\n\r\n", head + b"0\r\n\r\n", head + b"2\r\nde\r\n0\r\n\r\n"]
+    bodies = [body for _, body in _talk(port, *asked, answers=3, pause=0.1)]
+    assert bodies == [b"POST /v1/policies/p/act " + body for body in (b"abc", b"", b"de")]
+
+
+def test_no_more_heads_are_kept_than_fit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_MOST_HEADS", 3)
+    heads: list[int] = []
+    learn = SwiftProtocol._learn
+    monkeypatch.setattr(
+        SwiftProtocol, "_learn", lambda self, *given: (learn(self, *given), heads.append(len(self._heads)))
+    )
+    for number in range(7):
+        assert _talk(port, _request(b"x", f"/v1/policies/p{number}/act"))[0][0] == 200
+    assert _talk(port, _request(b"x", "/v1/policies/p/act", "POST", f"X-Long: {'y' * 5000}"))[0][0] == 200
+    assert heads == [1, 2, 3, 1, 2, 3, 1, 1]

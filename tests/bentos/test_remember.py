@@ -13,6 +13,7 @@ from bentos.breaker import Breaker
 from bentos.episodes import Memory, State
 from bentos.package import Manifest, Tensor, read_manifest
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.fallback import Constant, Fallback
 from bentos.runners.remember import Remember
 from tests.bentos.policy_packages import write_package
@@ -52,7 +53,7 @@ def _ask(runner: Any, values: list[float], memories: list[Memory | None] | None 
     observation[:, 0] = values
     states = None if memories is None else [State("p", "", 1, None, memory) for memory in memories]
     rows = Rows({"observation": observation}, len(values), states=states, version="1")
-    decision: Decision = asyncio.run(runner.decide(rows))
+    decision: Decision = asyncio.run(settled(runner.decide(rows)))
     return decision
 
 

@@ -21,6 +21,7 @@ from bentos.package import PackageError, Safety, Serve, Space, Tensor, load
 from bentos.problems import Problem
 from bentos.routes import Route
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, NothingCanAnswer, Overloaded, Rows
+from bentos.runners import settled
 from bentos.runners.assign import Assign
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
@@ -62,7 +63,7 @@ class Fails:
 
 
 def decide(runner: Any, rows: Rows) -> Decision:
-    decision: Decision = asyncio.run(runner.decide(rows))
+    decision: Decision = asyncio.run(settled(runner.decide(rows)))
     return decision
 
 
@@ -211,7 +212,7 @@ def batched(following: Slow, questions: list[Rows], **settings: Any) -> list[Any
     async def ask() -> list[Any]:
         batch = Batch(following, **{"batch_size": 8, "deadline": 30.0, **settings})
         try:
-            return await asyncio.gather(*(batch.decide(rows) for rows in questions), return_exceptions=True)
+            return await asyncio.gather(*(settled(batch.decide(rows)) for rows in questions), return_exceptions=True)
         finally:
             batch.close()
 
@@ -239,7 +240,7 @@ def test_clients_that_ask_again_at_once_go_on_sharing_calls() -> None:
 
     async def client(batch: Batch) -> None:
         for _ in range(5):
-            await batch.decide(observations(1.0))
+            await settled(batch.decide(observations(1.0)))
 
     async def ask() -> None:
         batch = Batch(model, batch_size=64, deadline=30.0, in_flight=1)
@@ -350,7 +351,7 @@ def test_bad_input_is_refused_with_what_was_expected(
 ) -> None:
     validate = door_of(package)
     with pytest.raises(Problem) as caught:
-        asyncio.run(validate.decide(validate.ask(request_)))
+        asyncio.run(settled(validate.decide(validate.ask(request_))))
     assert caught.value.status == status
     assert words in caught.value.detail
 
@@ -365,7 +366,7 @@ def test_rows_outside_the_observation_range_are_counted_and_still_answered(packa
 
 
 def act(version: Version, rows: Rows) -> Decision:
-    return asyncio.run(version.decide(rows))
+    return asyncio.run(settled(version.decide(rows)))
 
 
 def test_a_version_decides_as_its_graph_and_counts_it(package: Path) -> None:
@@ -488,7 +489,7 @@ def test_a_running_episode_of_a_withdrawn_version_is_answered_by_the_champion(tm
     rows.episodes = [Episode("cartpole", version, "challenger", "g", version, "", 0.0) for version in ("2", "1")]
     assign = Assign(route)
     seats = assign.seats(rows, None)
-    decision = asyncio.run(assign.decide(rows, seats))
+    decision = asyncio.run(settled(assign.decide(rows, seats)))
     assert decision.action.tolist() == [0, 0]
     assert decision.sources == ["fallback", "policy"]
     assert decision.versions == ["1", "1"]

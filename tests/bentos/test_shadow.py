@@ -17,6 +17,7 @@ from bentos.overrides import Overrides
 from bentos.package import Serve, load
 from bentos.routes import Route
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.runners.assign import Assign
 from bentos.runners.shadow import Shadowed
 from bentos.shadow import MOST_ROWS, MOST_WAITING, Shadow, figures
@@ -69,7 +70,7 @@ class Pair:
         for size in sizes:
             feeds = {"observation": np.zeros((size, 4), np.float32)}
             rows = Rows(feeds=feeds, size=size)
-            answers.append(await shadowed.decide(rows, shadowed.following.seats(rows, None)))
+            answers.append(await settled(shadowed.decide(rows, shadowed.following.seats(rows, None))))
             await idle(self.challenger.shadow)
         return answers
 
@@ -197,7 +198,7 @@ def test_a_busy_shadow_drops_samples_and_delays_no_answer(
         shadowed = Shadowed(Assign(both.route()), both.challenger.shadow, GENERATION)
         for _ in range(MOST_WAITING + 6):
             rows = Rows(feeds={"observation": np.zeros((1, 4), np.float32)}, size=1)
-            answer = await shadowed.decide(rows, shadowed.following.seats(rows, None))
+            answer = await settled(shadowed.decide(rows, shadowed.following.seats(rows, None)))
             assert answer.versions == ["1"]
             await asyncio.sleep(0)
         assert both.arm.decisions == 0, "every answer came while the shadow was still at its first call"
