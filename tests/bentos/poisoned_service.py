@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 from bentos.rows import Decision, Rows
@@ -18,7 +17,8 @@ _run = Infer._run
 
 def _poisoned(self: Infer, rows: Rows) -> Decision:
     if self.version == "2" and (rows.feeds["observation"][:, 0] == POISON).any():
-        os.kill(os.getpid(), signal.SIGSEGV)
+        # to this thread, as a real fault is: one to the process leaves it time to end its call
+        signal.raise_signal(signal.SIGSEGV)
     return _run(self, rows)
 
 

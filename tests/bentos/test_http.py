@@ -222,7 +222,7 @@ def test_the_live_worker_has_no_training_library_mapped(served: GatewayProcess) 
 def test_serving_imports_neither_training_nor_orchestration_nor_registry_libraries(tmp_path: Path) -> None:
     write_package(tmp_path)
     program = (
-        "import sys, bentos.service, bentos.client; from bentos.package import load;"
+        "import sys, bentos.service, bentos.process, bentos.client; from bentos.package import load;"
         f"load({str(tmp_path)!r}).predict([0, 0, 0, 0]);"
         "heavy = {'torch', 'stable_baselines3', 'sb3_contrib', 'mlflow', 'airflow', 'tasks', 'gymnasium'};"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"

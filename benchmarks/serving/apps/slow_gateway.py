@@ -13,10 +13,12 @@ from unittest import mock
 
 import onnxruntime as ort
 
-import bentos.service
 from benchmarks.serving.apps.slow_session import SlowSession
-from bentos import single
+from bentos import process, single
 from bentos.background import Worker
+from bentos.service import Gateway
+
+__all__ = ["Gateway"]
 
 
 class TwoPolicies(Worker):
@@ -31,5 +33,4 @@ class TwoPolicies(Worker):
 
 
 # The service makes its worker itself, so it cannot be handed this one.
-vars(bentos.service)["Worker"] = TwoPolicies
-Gateway = bentos.service.Gateway
+vars(process)["Worker"] = TwoPolicies

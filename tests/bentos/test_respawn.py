@@ -1,0 +1,72 @@
+"""A killed worker is replaced at once, by the real arbiter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from _bentoml_impl.server.serving import server_on_deployment
+from bentoml._internal.utils import circus as supervision
+
+from bentos.respawn import AttentiveArbiter
+from bentos.service import Gateway
+from tests.bentos.gateway_process import wait_until
+
+KEEPER = """
+import sys
+from bentoml._internal.utils.circus import create_standalone_arbiter
+from bentoml.serving import create_watcher
+from bentos import respawn
+
+respawn.at_once()
+worker = create_watcher("worker", ["-c", sys.argv[1]], numprocesses=2)
+create_standalone_arbiter([worker], check_delay=3600).start()
+"""
+
+
+SLEEPS, ENDS = "import time; time.sleep(600)", "raise SystemExit(3)"
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[psutil.Process]:
+    """An arbiter that would look for dead workers in an hour, with two workers that run the given program."""
+    program, variables = request.param
+    command = [sys.executable, "-c", KEEPER, program]
+    with (
+        (tmp_path / "keeper.log").open("wb") as log,
+        subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log) as process,
+    ):
+        yield psutil.Process(process.pid)
+        process.terminate()
+
+
+def alive(keeper: psutil.Process) -> set[int]:
+    return {child.pid for child in keeper.children() if child.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.mark.parametrize("keeper", [(SLEEPS, {}), (SLEEPS, {"BENTOML_CONTAINERIZED": "1"})], indirect=True)
+def test_killed_workers_are_replaced_without_waiting_for_the_next_look(keeper: psutil.Process) -> None:
+    first = wait_until(lambda: len(alive(keeper)) == 2 and alive(keeper), "two workers")
+    psutil.Process(min(first)).kill()
+    second = wait_until(lambda: len(alive(keeper) - {min(first)}) == 2 and alive(keeper), "another took its place")
+    for pid in second:
+        psutil.Process(pid).kill()
+    wait_until(lambda: len(alive(keeper) - first - second) == 2, "both were replaced")
+
+
+@pytest.mark.parametrize("keeper", [(ENDS, {})], indirect=True)
+def test_workers_that_cannot_start_are_left_to_the_next_look(keeper: psutil.Process) -> None:
+    ended = wait_until(lambda: len(keeper.children()) == 2 and not alive(keeper) and keeper.children(), "both ended")
+    assert {child.status() for child in ended} == {psutil.STATUS_ZOMBIE}
+    assert keeper.children() == ended
+
+
+def test_bentoml_starts_an_attentive_arbiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "Arbiter", supervision.Arbiter)
+    server_on_deployment(Gateway)
+    assert isinstance(supervision.create_standalone_arbiter([]), AttentiveArbiter)
