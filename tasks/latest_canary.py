@@ -27,7 +27,8 @@ class CanarySeen:
     """A canary at one look.
 
     `verdict` is "continue" while it runs; `judgement` is what `canary.look` says (at its end, what it was ended by),
-    `results` what `airlock results` says. `weight` is each arm's now, `position` where it stands in words.
+    `results` what `airlock results` says. `weight` is each arm's now, `position` where it stands in words; `paused`
+    says that a person has paused it.
     """
 
     plan: CanaryPlan
@@ -38,6 +39,7 @@ class CanarySeen:
     position: str
     judgement: dict[str, Any]
     results: dict[str, Any]
+    paused: bool = False
 
     @property
     def rows(self) -> tuple[object, ...]:
@@ -76,6 +78,7 @@ def _seen(plan: CanaryPlan, version: Version, kept: dict[str, Any] | None) -> Ca
         position(plan, step, evidence.shadowed) if running else "ended",
         judgement,
         found,
+        evidence.paused if running else False,
     )
 
 
@@ -119,6 +122,11 @@ _pictures = Pictures()
 def recent(policy: str) -> CanarySeen | None:
     """What `latest` said, at most a second and a half ago."""
     return _recent(policy)
+
+
+def recent_again() -> None:
+    """Look anew at the next call of `recent`."""
+    _recent.clear()
 
 
 def picture(policy: str) -> bytes | None:

@@ -96,6 +96,11 @@ def _ordered(worst: dict[tuple[str, ...], Drift], policy: str) -> tuple[Drift, .
 _recent = Fresh(live, 1.0)
 
 
+def recent_again() -> None:
+    """Ask anew at the next call of `recent`."""
+    _recent.clear()
+
+
 def recent() -> Live:
     """What the gateway said, at most a second ago. Raises GatewaySilent."""
     return _recent(home.gateway_url())

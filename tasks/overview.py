@@ -14,11 +14,13 @@ import sqlalchemy as sa
 
 from bentos import home, store
 from tasks import latest_canary, live
+from tasks.audit import Event, story
 from tasks.checklist.types import PHASES, Checklist
 from tasks.errors import Misconfigured, first_line
 from tasks.fresh import Fresh
 from tasks.latest_canary import CanarySeen
 from tasks.live import Drift, GatewaySilent, Live
+from tasks.past_reports import Report, reports
 from tasks.readings import counters, quantile_ms
 from tasks.registry import Registry
 from tasks.releases import PastRelease, releases
@@ -28,6 +30,7 @@ from tasks.tracking import Tracking
 
 T = TypeVar("T")
 RELEASES_SECONDS = 3.0
+EVENTS = 50
 _SEARCHED = 3
 
 log = logging.getLogger(__name__)
@@ -93,6 +96,15 @@ class PolicyPage:
     traffic: Part[list[Served]]
     drift: Part[tuple[Drift, ...]]
     overrides: Part[list[dict[str, Any]]]
+    story: Part[list[Event]]
+    reports: Part[list[Report]]
+
+
+def forget() -> None:
+    """What was done to a policy shows at the next look: nothing kept from before it is shown again."""
+    live.recent_again()
+    latest_canary.recent_again()
+    _recent_releases.clear()
 
 
 def names() -> list[str]:
@@ -124,6 +136,8 @@ def page(policy: str) -> PolicyPage:
         _then(routed, lambda found: served(policy, found)),
         _then(gateway, lambda found: found.drift.get(policy, ())),
         _then(routed, lambda found: list(found.get("overrides", []))),
+        attempt(lambda: story(store.connect(home.database_url()), policy, EVENTS)),
+        attempt(lambda: reports(policy)),
     )
 
 

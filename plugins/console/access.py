@@ -1,4 +1,4 @@
-"""Who may see what: Airflow's own users and permissions. A policy is shown to those who may read its release DAG."""
+"""Who may see what, and who may act: Airflow's own users and permissions on a policy's release DAG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import bearer_scheme, get_user, requires_access_dag
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException, Request
@@ -17,6 +18,12 @@ from starlette.concurrency import run_in_threadpool
 def dag_of(policy: str) -> str:
     """The DAG whose readers may see the policy."""
     return f"release_{policy}"
+
+
+def bearer(request: Request) -> str | None:
+    """The bearer token of the request, where it carries one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
 async def signed_in(request: Request) -> BaseUser:
@@ -39,6 +46,17 @@ async def may_read(policy: str, request: Request, user: SignedIn) -> None:
 MayRead = Depends(may_read)
 
 
+def may_act(policy: str, request: Request, user: BaseUser) -> bool:
+    """Whether the user may change the policy: who may edit its release DAG and trigger it."""
+    dag = dag_of(policy)
+    try:
+        requires_access_dag("PUT", param_dag_id=dag)(request, user)
+        requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=dag)(request, user)
+    except HTTPException:
+        return False
+    return True
+
+
 def readable(policies: Iterable[str], user: BaseUser) -> list[str]:
     """Those of the policies that the user may see, in their order."""
     policies = list(policies)
@@ -56,4 +74,7 @@ def readable(policies: Iterable[str], user: BaseUser) -> list[str]:
 def login_url(request: Request, prefix: str) -> str:
     """Where to sign in, coming back to the page asked for; `prefix` is where the console is mounted."""
     root = str(request.scope.get("root_path", "")).removesuffix(prefix)
-    return f"{root}/api/v2/auth/login?{urlencode({'next': request.url.path})}"
+    page = request.url.path
+    if request.method != "GET":
+        page = page.rpartition("/")[0]  # what acts stands below its page
+    return f"{root}/api/v2/auth/login?{urlencode({'next': page})}"

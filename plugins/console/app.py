@@ -1,31 +1,28 @@
-"""The console's routes: pages, the fragments that keep them fresh, and the same as JSON and SVG. All only read."""
+"""The console's routes: pages, the fragments that keep them fresh, the same as JSON and SVG, and what acts."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from plugins.console import words
-from plugins.console.access import MayRead, SignedIn, login_url, readable
+from plugins.console import actions, forms, inside, words
+from plugins.console.access import MayRead, SignedIn, login_url, may_act, readable
 from plugins.console.mount import PREFIX
+from plugins.console.work import work
 from tasks import latest_canary, overview
 
-T = TypeVar("T")
-
 _HERE = Path(__file__).parent
-_THREADS = 4
 _DATA = ("/data/", "/fragments/", "/static/")
 _HEADERS = {
     "Content-Security-Policy": (
@@ -40,8 +37,6 @@ _SAID = {
     404: "There is no such page.",
 }
 
-# Threads of the console's own: MLflow or a gateway that hangs must not use up those that Airflow's routes run in.
-_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="airlock-console")
 _templates = Environment(
     loader=FileSystemLoader(_HERE / "templates"),
     autoescape=True,
@@ -50,10 +45,6 @@ _templates = Environment(
     lstrip_blocks=True,
 )
 _templates.filters.update(words.FILTERS)
-
-
-async def _work(work: Callable[..., T], *arguments: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_pool, work, *arguments)
 
 
 def _render(template: str, request: Request, **found: Any) -> str:
@@ -72,38 +63,49 @@ def _page(policy: str) -> overview.PolicyPage:
 
 async def policies(request: Request, user: SignedIn) -> HTMLResponse:
     """The page of all policies that the user may see."""
-    found = await _work(_glances, user)
+    found = await work(_glances, user)
     return HTMLResponse(_render("policies.html", request, glances=found))
 
 
 async def policies_fragment(request: Request, user: SignedIn) -> HTMLResponse:
     """What is fresh of the page of all policies."""
-    return HTMLResponse(_render("_policies.html", request, glances=await _work(_glances, user)))
+    return HTMLResponse(_render("_policies.html", request, glances=await work(_glances, user)))
 
 
 async def policies_data(user: SignedIn) -> Response:
     """All policies that the user may see, as JSON."""
-    return _json({"policies": await _work(_glances, user)})
+    return _json({"policies": await work(_glances, user)})
 
 
-async def policy_page(policy: str, request: Request) -> HTMLResponse:
+async def _policy(template: str, policy: str, request: Request, user: BaseUser) -> HTMLResponse:
+    found = await work(_page, policy)
+    may = await run_in_threadpool(may_act, policy, request, user)
+    try:
+        waiting = overview.Part(await inside.awaited(request, policy))
+    except inside.AirflowRefused as error:
+        waiting = overview.Part(problem=f"Airflow does not tell what waits for approval: {error}")
+    form_token = forms.token(user) if may else None
+    return HTMLResponse(_render(template, request, page=found, waiting=waiting, form_token=form_token))
+
+
+async def policy_page(policy: str, request: Request, user: SignedIn) -> HTMLResponse:
     """The page of one policy."""
-    return HTMLResponse(_render("policy.html", request, page=await _work(_page, policy)))
+    return await _policy("policy.html", policy, request, user)
 
 
-async def policy_fragment(policy: str, request: Request) -> HTMLResponse:
+async def policy_fragment(policy: str, request: Request, user: SignedIn) -> HTMLResponse:
     """What is fresh of the page of one policy."""
-    return HTMLResponse(_render("_policy.html", request, page=await _work(_page, policy)))
+    return await _policy("_policy.html", policy, request, user)
 
 
 async def policy_data(policy: str) -> Response:
     """One policy as JSON."""
-    return _json(await _work(_page, policy))
+    return _json(await work(_page, policy))
 
 
 async def canary_picture(policy: str, request: Request) -> Response:
     """The picture of the running canary, or the last one."""
-    part = await _work(overview.attempt, lambda: latest_canary.picture(policy))
+    part = await work(overview.attempt, lambda: latest_canary.picture(policy))
     if part.problem is not None:
         raise HTTPException(503, part.problem)
     if part.value is None:
@@ -126,11 +128,11 @@ def _json(found: Any) -> Response:
 
 async def refused(request: Request, error: AnyHTTPException) -> Response:
     """A refusal: for a page, the way to the login or a page that says why; for data, JSON."""
-    if _path(request).startswith(_DATA):
+    if _path(request).startswith(_DATA) or "application/json" in request.headers.get("accept", ""):
         return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
     if error.status_code == 401:
-        return RedirectResponse(login_url(request, PREFIX), 307)
-    said = _SAID.get(error.status_code, str(error.detail))
+        return RedirectResponse(login_url(request, PREFIX), 307 if request.method == "GET" else 303)
+    said = str(error.detail) if request.method == "POST" else _SAID.get(error.status_code, str(error.detail))
     return HTMLResponse(_render("message.html", request, said=said), error.status_code)
 
 
@@ -156,5 +158,6 @@ def create() -> FastAPI:
     app.get("/fragments/policies/{policy}", dependencies=[MayRead])(policy_fragment)
     app.get("/data/policies/{policy}", dependencies=[MayRead])(policy_data)
     app.get("/data/policies/{policy}/canary.svg", dependencies=[MayRead])(canary_picture)
+    app.post("/policies/{policy}/{action}")(actions.act)
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     return app

@@ -10,6 +10,8 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 PREFIX = "/airlock"
+AIRFLOW = "airlock.airflow"
+"""Where a request's scope keeps the application that the console is mounted in."""
 
 
 def _console() -> App:
@@ -36,4 +38,4 @@ class Console:
             async with self._lock:
                 if self._app is None:
                     self._app = await asyncio.to_thread(self._make)
-        await self._app(scope, receive, send)
+        await self._app({**scope, AIRFLOW: scope.get("app")}, receive, send)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tasks.commands.live import CommandError
 from tasks.commands.output import Json, Policy, emit
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def override(
     as_json: Json = False,
 ) -> None:
     """Put a human's action in the place of the policy's, end that, or see who did so, when, why and until when."""
+    from tasks.overriding import call
+
     body: dict[str, Any] = {"user_id": user, "episode_id": episode, "who": f"{getpass.getuser()} (command line)"}
     if verb == "set":
         if action is None or not reason:
@@ -46,37 +47,16 @@ def override(
         except ValueError as error:
             raise typer.BadParameter(f"{action!r} is not JSON: {error}", param_hint="--action") from error
         body |= {"action": value, "ttl_seconds": ttl, "reason": reason, "force": force}
-        document = _call("PUT", policy, url, json=body)
+        document = call("PUT", policy, url, json=body)
         emit(document, as_json, lambda out: out.print(f"{policy}: override set until {_time(document['until'])}"))
     elif verb == "clear":
-        document = _call("DELETE", policy, url, json=body)
+        document = call("DELETE", policy, url, json=body)
         emit(document, as_json, lambda out: out.print(f"{policy}: {document['cleared']} override(s) cleared"))
     else:
-        document = _call("GET", policy, url, params={"limit": limit if verb == "log" else MOST})
+        document = call("GET", policy, url, params={"limit": limit if verb == "log" else MOST})
         if verb == "list":
             document["log"] = [entry for entry in document["log"] if entry["state"] == "active"]
         emit(document, as_json, lambda out: _show(out, document))
-
-
-def _call(method: str, policy: str, url: str | None, **sent: Any) -> dict[str, Any]:
-    """The gateway's answer. Raises CommandError with what it says when it refuses, or that it cannot be reached."""
-    import httpx
-
-    from bentos import home
-
-    base = (url or home.gateway_url()).rstrip("/")
-    headers = {"Authorization": f"Bearer {home.secret('admin_token')}"}
-    try:
-        response = httpx.request(method, f"{base}/v1/policies/{policy}/override", headers=headers, timeout=30, **sent)
-    except httpx.TransportError as error:
-        raise CommandError(f"the gateway at {base} cannot be reached ({error}); is it up? `airlock status`") from error
-    try:
-        document: dict[str, Any] = response.json()
-    except ValueError as error:
-        raise CommandError(f"{base} answers {response.status_code} without JSON: is it a gateway?") from error
-    if not response.is_success:
-        raise CommandError(f"the gateway answers {response.status_code}: {document.get('detail', document)}")
-    return document
 
 
 def _show(out: Console, document: Mapping[str, Any]) -> None:

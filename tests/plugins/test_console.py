@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from airflow.api_fastapi.app import create_auth_manager
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from plugins.airlock import AirlockPlugin
-from plugins.console.mount import PREFIX, Console
+from plugins.console.mount import PREFIX
 from tasks import latest_canary, overview
+from tasks.audit import Event
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
 from tasks.latest_canary import CanarySeen
 from tasks.live import Drift
 from tasks.overview import Glance, Health, Part, PolicyPage, Served
+from tasks.past_reports import Report
 from tasks.releases import PastRelease
 from tests.tasks.analysis import plans
 
@@ -77,6 +77,10 @@ def checklist() -> Any:
 
 
 PRE: Any = "pre_deployment"
+FIRING = {"name": "ACTION_SHIFT", "firing": True, "value": 0.31, "threshold": 0.2, "since": 1e9}
+REPORT = Report(
+    "1", 1e9, "fail", (FIRING, {**FIRING, "name": "LOW_ENTROPY", "firing": False}), "alert: it drifts", None
+)
 
 
 def a_page(policy: str, **changes: Any) -> PolicyPage:
@@ -92,23 +96,10 @@ def a_page(policy: str, **changes: Any) -> PolicyPage:
         Part([Served("champion", "1", 12345, 40, 480.0, 0.41, 0.3, 1.9, 7, 2)]),
         Part((Drift("1", "champion", "observations", "sequential", "all", 1.5),)),
         Part([{**override, "set_at": 1e9, "until": 1.1e9}]),
+        Part([Event(1e9, "grace (console)", "pause", "the audit comes first", {})]),
+        Part([REPORT]),
     )
     return replace(found, **changes)
-
-
-@pytest.fixture(scope="module")
-def airflow() -> FastAPI:
-    """Airflow's auth manager with its database, and the console mounted as Airflow mounts it."""
-    from airflow import models, settings
-    from airflow.models.base import Base
-
-    settings.initialize()
-    models.import_all_models()
-    Base.metadata.create_all(settings.engine)
-    create_auth_manager().init()
-    app = FastAPI()
-    app.mount(PREFIX, Console())
-    return app
 
 
 @pytest.fixture(autouse=True)
@@ -118,20 +109,6 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "page", a_page)
     monkeypatch.setattr(overview, "glances", lambda policies: [a_page(policy).glance for policy in policies])
     monkeypatch.setattr(latest_canary, "picture", lambda policy: b"<svg/>")
-
-
-@pytest.fixture
-def visit(airflow: FastAPI) -> Callable[..., TestClient]:
-    """`visit("viewer")` is a browser that signed in with that role; `visit()` one that did not."""
-
-    def browser(role: str | None = None, known_role: bool = True) -> TestClient:
-        client = TestClient(airflow, follow_redirects=False)
-        if role is not None:
-            user = SimpleAuthManagerUser(username="somebody", role=role if known_role else None, teams=None)
-            client.cookies.set(COOKIE_NAME_JWT_TOKEN, create_auth_manager().generate_jwt(user))
-        return client
-
-    return browser
 
 
 @pytest.mark.parametrize("role", ["admin", "viewer"])
@@ -196,7 +173,7 @@ def test_what_does_not_exist_is_not_found(visit: Callable[..., TestClient], monk
     assert browser.get(DATA[4]).json() == {"detail": "cartpole has had no canary yet"}
 
 
-def test_the_console_only_reads(visit: Callable[..., TestClient]) -> None:
+def test_pages_and_data_are_only_read(visit: Callable[..., TestClient]) -> None:
     browser = visit("admin")
     for path in (*PAGES, *DATA):
         for method in ("POST", "PUT", "PATCH", "DELETE"):
@@ -231,6 +208,11 @@ def test_the_page_of_a_policy_shows_what_is_known(visit: Callable[..., TestClien
         "12,345",
         '<span class="chip bad">raised</span>',
         "all traffic",
+        '<a href="/airlock/../dags/release_cartpole/runs/manual__1/tasks/pre_deployment.approval/required_actions">'
+        "Release it?</a>",
+        "the audit comes first",
+        '<span class="chip bad">ACTION_SHIFT</span> 0.31 against 0.2',
+        "alert: it drifts",
         '<li aria-current="step">25 %</li>',
     ):
         assert shown in text, shown

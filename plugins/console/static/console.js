@@ -8,11 +8,14 @@
   const notice = document.querySelector(".stale");
   if (!place) return;
   let seen = new Date();
+  let timer = 0;
 
   const parts = (root) => new Map([...root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
+  const typed = (part) => [...part.querySelectorAll("input:not([type=hidden])")];
   const inUse = (part) => {
     const selection = document.getSelection();
-    return selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+    const selected = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+    return selected || typed(part).includes(document.activeElement) || part.querySelector("form[aria-busy]");
   };
 
   // What was opened, scrolled and focused by the reader stays so.
@@ -21,8 +24,12 @@
       const same = fresh.querySelector(`#${CSS.escape(details.id)}`);
       if (same) same.open = true;
     }
+    for (const input of typed(old)) {
+      const same = input.id && fresh.querySelector(`#${CSS.escape(input.id)}`);
+      if (same) [same.value, same.checked] = [input.value, input.checked];
+    }
     const scrolled = [...old.querySelectorAll(".scroll")].map((box) => box.scrollLeft);
-    const focusable = "a, summary, .scroll";
+    const focusable = "a, button, summary, .scroll";
     const focused = [...old.querySelectorAll(focusable)].indexOf(document.activeElement);
     old.replaceWith(fresh);
     fresh.querySelectorAll(".scroll").forEach((box, place) => { box.scrollLeft = scrolled[place] ?? 0; });
@@ -56,6 +63,7 @@
   };
 
   const refresh = async () => {
+    clearTimeout(timer);
     let wait = EVERY;
     try {
       const answer = await fetch(place.dataset.fragment, { credentials: "same-origin" });
@@ -74,10 +82,48 @@
     later(wait);
   };
 
-  const later = (wait) => setTimeout(() => {
-    if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
-    else refresh();
-  }, wait);
+  const later = (wait) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      if (document.hidden) document.addEventListener("visibilitychange", refresh, { once: true });
+      else refresh();
+    }, wait);
+  };
+
+  // Forms are sent from here, so that the reader stays where they are; without this script they are sent as forms are.
+  const told = document.querySelector(".said");
+  const tell = (text, tone) => {
+    told.textContent = text;
+    told.className = `said ${tone}`;
+    told.hidden = false;
+    told.scrollIntoView({ block: "nearest" });
+  };
+  document.addEventListener("submit", async (event) => {
+    const form = event.target;
+    if (!told || form.method !== "post") return;
+    event.preventDefault();
+    if (form.hasAttribute("aria-busy")) return;
+    form.setAttribute("aria-busy", "true");
+    tell("Working…", "");
+    try {
+      const answer = await fetch(form.action, {
+        method: "POST",
+        credentials: "same-origin",
+        headers: { Accept: "application/json" },
+        body: new URLSearchParams(new FormData(form)),
+      });
+      const found = await answer.json();
+      tell(found.said ?? found.detail, answer.ok ? "good" : "bad");
+      if (answer.ok) {
+        form.reset();
+        form.closest("details")?.removeAttribute("open");
+      }
+    } catch {
+      tell("Airflow does not answer: whether it was done shows in the story below.", "bad");
+    }
+    form.removeAttribute("aria-busy");
+    refresh();
+  });
 
   later(EVERY);
 })();

@@ -6,6 +6,13 @@
   if (window.top === window) return;
   const home = document.documentElement.dataset.base;
   document.documentElement.classList.add("framed");
+  // Airflow marks its theme, which may be another than the system's, by a class of its root.
+  const airflow = window.parent.document.documentElement;
+  const wear = () => {
+    document.documentElement.dataset.theme = airflow.classList.contains("dark") ? "dark" : "light";
+  };
+  wear();
+  new MutationObserver(wear).observe(airflow, { attributes: true, attributeFilter: ["class"] });
   document.addEventListener("click", (event) => {
     const link = event.target instanceof Element && event.target.closest("a[href]");
     if (!link) return;
