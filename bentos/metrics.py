@@ -75,6 +75,12 @@ class Metrics:
         self._weight = gauge(
             "rl_canary_weight", "Weight of each arm of the running canary", _LABELS, multiprocess_mode="livemostrecent"
         )
+        self._hours = gauge(
+            "rl_canary_hours", "Age of the running canary, hours; 0 once it ended", _LABELS, multiprocess_mode="livemax"
+        )
+        self._baseline = gauge(
+            "rl_return_baseline", "Mean return that the package was measured at", _LABELS, multiprocess_mode="livemax"
+        )
         self._breaker = gauge("rl_breaker_open", "1 while the breaker is open", _LABELS, multiprocess_mode="livemax")
         self._batch = histogram("rl_batch_size", "Rows per model call", _LABELS, buckets=_BATCH_BUCKETS)
         self._log_lost = counter("rl_decision_log_lost", "Decisions of logged episodes that the log had no room for")
@@ -86,6 +92,13 @@ class Metrics:
         )
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
+        self._begun: set[tuple[str, str, str]] = set()
+        self._watched = {
+            self._inference: ("policy", "fallback", "override"),
+            self._faults: ("non_finite", "exception", "deadline"),
+            self._rejected: ("non_finite",),
+            self._outliers: ("range",),
+        }
         self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
 
     def flush(self, changed: Iterable[tuple[Key, Arm]]) -> None:
@@ -93,6 +106,7 @@ class Metrics:
         for key, arm in changed:
             policy, _, version, name = key
             labels = (policy, version, name)
+            self._begin(labels)
             for source, count in arm.sources.items():
                 self._grow(self._inference, key, (*labels, source), count)
             for action, count in arm.actions.items():
@@ -129,11 +143,18 @@ class Metrics:
                 child = self._batch.labels(policy, name, "")
                 child._buckets[int(np.searchsorted(_BATCH_BUCKETS, size))].inc(count)
                 child._sum.inc(size * count)
+            if (mean := version.manifest.baselines.get("returns", {}).get("mean")) is not None:
+                self._baseline.labels(policy, name, "").set(mean)
         weight = route.canary.weight if route.canary else 0.0
-        challenger = route.canary.version if route.canary else self._challengers.get(policy)
+        before = self._challengers.get(policy)
+        challenger = route.canary.version if route.canary else before
+        if before is not None and before != challenger:
+            self._hours.labels(policy, before, "challenger").set(0.0)
         if challenger is not None:
             self._challengers[policy] = challenger
             self._weight.labels(policy, challenger, "challenger").set(weight)
+            hours = (time.time() - route.canary.started_at) / 3600 if route.canary else 0.0
+            self._hours.labels(policy, challenger, "challenger").set(hours)
         compared = {} if route.champion is None else {(route.champion.name, "champion"): route.champion}
         if route.canary is not None and route.canary.version in route.versions:
             compared[route.canary.version, "challenger"] = route.versions[route.canary.version]
@@ -160,6 +181,14 @@ class Metrics:
                 gauge = family.labels(policy, name, arm, *labels)
                 gauge.set(value)
                 gauges.add(gauge)
+
+    def _begin(self, labels: tuple[str, str, str]) -> None:
+        """Let the counters that alerts are about begin at 0: what grew before the first scrape is no increase."""
+        if labels not in self._begun:
+            self._begun.add(labels)
+            for counter, values in self._watched.items():
+                for value in values:
+                    counter.labels(*labels, value)
 
     def _gain(self, identity: tuple[Any, ...], value: float) -> float:
         gained = value - self._shown.get(identity, 0)

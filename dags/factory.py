@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, TaskGroup, TriggerRule
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule
 
 from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator
+from plugins.operators.monitor import AskForRelease, LookAtChampion
 from plugins.operators.report import ReportOperator
 from plugins.operators.stage import StageOperator
 from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
@@ -19,7 +20,7 @@ FAMILIES = ("fp32", "fp16", "int8")
 def dags_of(policy: str) -> dict[str, DAG]:
     """The DAGs of `policy`, by the name a DAG file binds them to. Raises SpecError when its spec is broken."""
     spec = load(policy)
-    return {f"release_{policy}": release_dag(spec)}
+    return {f"release_{policy}": release_dag(spec), f"monitor_{policy}": monitor_dag(spec)}
 
 
 def release_dag(spec: PolicySpec) -> DAG:
@@ -79,11 +80,41 @@ def release_dag(spec: PolicySpec) -> DAG:
     return dag
 
 
-def _schedule(spec: PolicySpec) -> CronTriggerTimetable | None:
-    """The spec's cron, from its next tick on: starting a stack never starts a release by itself."""
-    if spec.retrain.schedule is None:
-        return None
-    return CronTriggerTimetable(spec.retrain.schedule, timezone="UTC", run_immediately=timedelta(0))
+def monitor_dag(spec: PolicySpec) -> DAG:
+    """`monitor_<policy>`: the champion looked at again and again, and what the spec says follows from it."""
+    with DAG(
+        dag_id=f"monitor_{spec.name}",
+        description=f"Look at the champion of the policy {spec.name}: checks, drift, decay, alerts",
+        doc_md=_monitor_doc(spec),
+        schedule=_cron(spec.monitor.schedule),
+        catchup=False,
+        max_active_runs=1,
+        tags=["airlock", spec.name],
+        default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
+    ) as dag:
+        look = LookAtChampion(task_id="look")
+        look >> AskForRelease(task_id="ask_for_release", after=look.task_id, outlets=[drift_asset(spec.name)])
+    return dag
+
+
+def drift_asset(policy: str) -> Asset:
+    """The asset whose events say that a policy's traffic has drifted, or its returns decayed."""
+    return Asset(f"airlock://{policy}/drift")
+
+
+def _cron(schedule: str) -> CronTriggerTimetable:
+    """A cron, from its next tick on: starting a stack never starts a run by itself."""
+    return CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0))
+
+
+def _schedule(spec: PolicySpec) -> Any:
+    """When a release starts by itself: on the spec's cron, on drift, on either, or never."""
+    retrain = spec.retrain
+    cron = _cron(retrain.schedule) if retrain.schedule else None
+    if not retrain.on_drift:
+        return cron
+    assets = [drift_asset(spec.name)]
+    return AssetOrTimeSchedule(timetable=cron, assets=assets) if cron else assets
 
 
 def release_params(spec: PolicySpec) -> dict[str, Param]:
@@ -194,4 +225,21 @@ previous champion. One release of a policy runs at a time; another one waits for
 
 Ends: `promoted`, `rolled_back` or `inconclusive` (both keep the champion; the run is green), `rejected` by a gate or
 `aborted` (the run is red and the champion untouched). The task `report` says which and why.
+"""
+
+
+def _monitor_doc(spec: PolicySpec) -> str:
+    acts = (
+        "and rolls back to `previous`" if spec.monitor.on_breach == "roll_back" else "and does not touch the champion"
+    )
+    asks = "Drift or decay asks for a release, too." if spec.retrain.on_drift else ""
+    return f"""\
+### Monitoring of `{spec.name}`
+
+Makes the observable checks of the post-deployment checklist on the champion, over what it served since the stretch
+before, and looks for drift and for returns that decay. A broken rule raises its alert; a check that fails in
+{spec.monitor.breach_runs} runs in a row is a breach: the monitor says so {acts}. {asks}
+After an action nothing is done for {spec.monitor.cooldown_minutes:g} minutes.
+
+The task `look` is green whatever it finds: its result says what it was. `ask_for_release` is skipped unless it asks.
 """

@@ -65,6 +65,14 @@ def live(url: str | None = None) -> Live:
     return Live(found, drift(metrics.text) if metrics.status_code == 200 else {})
 
 
+def metrics_page(url: str) -> str:
+    """The gateway's page of metrics. Raises GatewaySilent."""
+    try:
+        return httpx.get(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_SECONDS).raise_for_status().text
+    except httpx.HTTPError as error:
+        raise GatewaySilent(f"the gateway at {url} does not answer: {first_line(error)}") from error
+
+
 def drift(metrics: str) -> dict[str, tuple[Drift, ...]]:
     """Drift figures by policy from a page of metrics: of each statistic the worst dimension, the alarm's own first."""
     from prometheus_client.parser import text_string_to_metric_families

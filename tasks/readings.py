@@ -17,6 +17,27 @@ Counts = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Gauge:
+    """A figure that the gateway tells of a version's last 1,000 rows: one sample of the metric `family`.
+
+    Of several workers' (and arms') figures the worst counts: the largest, or the `least`.
+    """
+
+    family: str
+    statistic: str | None
+    least: bool = False
+
+
+GAUGES = {
+    "observation_drift": Gauge("rl_observation_drift", "sequential"),
+    "action_drift": Gauge("rl_action_drift", "sequential"),
+    "action_shift": Gauge("rl_action_drift", "total_variation"),
+    "action_entropy": Gauge("rl_action_entropy", None, least=True),
+}
+"""The gauges that alerts and the monitor read, by metric (see `bentos/drift`)."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """One measured number and how many samples it rests on."""
 
@@ -81,22 +102,28 @@ def entropy(counts: Counts) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def readings(summed: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> dict[str, Reading]:
-    """Numbers for the alert rules, from summed counters and the package's action baseline."""
-    decisions, requests = int(summed["decisions"]), int(summed["requests"])
+def readings(
+    summed: Mapping[str, Any], baseline_return: float | None = None, figures: Mapping[str, float] | None = None
+) -> dict[str, Reading]:
+    """Numbers for the alert rules, from summed counters, the package's mean return and figures of `GAUGES`.
+
+    A metric that cannot be told is left out: no returns yet, a window that is not full.
+    """
+    decisions, requests, episodes = int(summed["decisions"]), int(summed["requests"]), int(summed["episodes"])
     share = 1.0 / max(decisions, 1)
     found = {
         "latency_p99_ms": Reading(quantile_ms(summed["latency"], 0.99), requests),
         "out_of_range_share": Reading(summed["observation_out_of_range"] * share, decisions),
-        "non_finite_observations": Reading(float(summed["rejected"].get("non_finite", 0)), requests),
+        "non_finite_observations": Reading(float(summed["rejected"].get("non_finite", 0)), max(requests, 1)),
         "fault_share": Reading(sum(summed["faults"].values()) * share, decisions),
         "fallback_share": Reading(summed["sources"]["fallback"] * share, decisions),
     }
-    if baseline:
-        pairs = action_counts(summed["actions"], baseline)
-        seen = int(pairs[0][0].sum())
-        found["action_shift"] = Reading(max(total_variation(*pair) for pair in pairs), seen)
-        found["action_entropy"] = Reading(min(entropy(live) for live, _ in pairs), seen)
+    if baseline_return is not None and episodes:
+        lost = baseline_return - summed["return_sum"] / episodes
+        found["return_drop"] = Reading(lost / max(abs(baseline_return), 1e-9), episodes)
+    for metric, value in (figures or {}).items():
+        if not math.isnan(value):
+            found[metric] = Reading(value, 1)
     return found
 
 

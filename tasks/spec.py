@@ -182,13 +182,25 @@ class Monitor(Section):
         default=0.1, ge=0, description="Entropy of the action distribution, nats, below which it breaches"
     )
     on_breach: Literal["alert", "roll_back"] = Field(default="alert", description="What a breach does")
+    breach_runs: int = Field(default=2, ge=1, le=100, description="Breaching runs in a row before anything is done")
+    clear_runs: int = Field(default=2, ge=1, le=100, description="Clean runs in a row before an alert is cleared")
+    cooldown_minutes: float = Field(
+        default=60,
+        gt=0,
+        le=60 * 24 * 90,
+        description="After it has acted the monitor does nothing for so long, minutes",
+    )
 
 
 class Alerts(Section):
     """Thresholds and receivers of alerts."""
 
     max_latency_ms: float = Field(default=100, gt=0, description="p99 latency that raises HIGH_LATENCY, ms")
-    notify: list[str] = Field(default=[], description="Webhook URLs that receive alerts")
+    notify: list[str] = Field(
+        default=[],
+        description="Who is told: http(s) webhooks, or Apprise URLs (mailto://, slack://, …); $NAME is read from the "
+        "environment",
+    )
 
 
 class Retrain(Section):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-from tasks import alerts
+from tasks import alerts, notify
 from tasks.checklist.types import Finding
 from tasks.readings import Reading
 from tasks.spec import PolicySpec
@@ -63,9 +63,9 @@ def alerts_working(spec: PolicySpec, version: str, evidence: Mapping[str, Readin
     raised = alerts.evaluate([tight], evidence, spec.name, version, at)
     drilled = [replace(alert, severity="warning", summary=f"drill: {alert.summary}") for alert in raised]
     with Receiver() as receiver:
-        deliveries = alerts.deliver(drilled, [receiver.url, *spec.alerts.notify])
+        deliveries = notify.deliver(drilled, [receiver.url, *spec.alerts.notify])
         received = [alert for body in receiver.received for alert in body["alerts"]]
-    problems = [f"{d.url}: {d.error}" for d in deliveries if not d.delivered]
+    problems = [f"{d.to}: {d.error}" for d in deliveries if not d.delivered]
     if not raised:
         problems.append(f"{DRILLED} was not raised by {reading.value:.3g} {rule.unit} against {tight.threshold:.3g}")
     elif not any(alert["name"] == DRILLED and alert["version"] == version for alert in received):

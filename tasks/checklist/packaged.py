@@ -106,12 +106,12 @@ def alert_thresholds(spec: PolicySpec) -> Finding:
                 problems.append(f"{rule.alert} was {'raised' if raised else 'silent'} at {value:g} {rule.unit}")
     return Finding(
         "fail" if problems else "pass",
-        "; ".join(problems) or f"{len(rules)} alerts have thresholds, each tried on both sides",
-        observed=len(rules),
+        "; ".join(problems) or f"{len(alerts.NAMES)} alerts have thresholds, each tried on both sides",
+        observed=len({rule.alert for rule in rules}),
         threshold=len(alerts.NAMES),
         unit="alerts",
         sample_size=2 * len(rules),
-        evidence={rule.alert: {"threshold": rule.threshold, "unit": rule.unit} for rule in rules},
+        evidence={f"{rule.alert} {rule.metric}": {"threshold": rule.threshold, "unit": rule.unit} for rule in rules},
     )
 
 

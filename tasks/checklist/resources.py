@@ -44,6 +44,11 @@ class Sampler:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resource-sampler", daemon=True)
 
+    def wait(self, seconds: float) -> None:
+        """Let it sample for so long, where there is anything to sample."""
+        if self._processes:
+            self._over.wait(seconds)
+
     def __enter__(self) -> Sampler:
         self._thread.start()
         return self

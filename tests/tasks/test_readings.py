@@ -82,9 +82,15 @@ def test_readings_cover_what_the_counters_can_tell() -> None:
     arm.decided(100, 0.002)
     arm.count(arm.faults, "non_finite", 2)
     arm.count(arm.sources, "fallback", 5)
-    arm.count(arm.actions, "0", 100)
-    found = readings(arm.to_json(), {"kind": "discrete", "counts": [50, 50]})
+    for value in (300.0, 400.0):
+        arm.ended(value, 1)
+    found = readings(arm.to_json(), 500.0, {"action_shift": 0.5, "action_entropy": math.nan})
     assert found["fault_share"].value == pytest.approx(0.02)
     assert found["fallback_share"].value == pytest.approx(0.05)
-    assert found["action_shift"].value == pytest.approx(0.5)
-    assert found["action_entropy"].value == 0.0
+    assert (found["return_drop"].value, found["return_drop"].samples) == (pytest.approx(0.3), 2)
+    assert found["action_shift"].value == 0.5
+    assert "action_entropy" not in found, "a figure that is told no more raises nothing"
+
+
+def test_of_returns_that_never_came_nothing_is_read() -> None:
+    assert "return_drop" not in readings(stats.Arm().to_json(), 500.0)
