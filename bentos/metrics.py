@@ -153,7 +153,7 @@ class Metrics:
         if challenger is not None:
             self._challengers[policy] = challenger
             self._weight.labels(policy, challenger, "challenger").set(weight)
-            hours = (time.time() - route.canary.started_at) / 3600 if route.canary else 0.0
+            hours = route.canary.age(time.time()) / 3600 if route.canary else 0.0
             self._hours.labels(policy, challenger, "challenger").set(hours)
         compared = {} if route.champion is None else {(route.champion.name, "champion"): route.champion}
         if route.canary is not None and route.canary.version in route.versions:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from bentos import home, store
-from tasks import alerts, audit, monitor_actions, notify
+from tasks import alerts, audit, hand_moves, monitor_actions, notify
 from tasks.checklist.render import as_text
 from tasks.checklist.types import Checklist, plain
 from tasks.monitor_checks import Evidence, checks, drift, gather
@@ -56,6 +56,7 @@ def monitor(policy: str, run_id: str) -> dict[str, Any]:
     engine = store.connect(home.database_url())
     control = ControlPlane(who)
     control.reconcile(policy)  # what a killed drill or promotion left is no champion to judge
+    hand_moves.notice(policy, who)
     state = control.state(policy)
     champion = state["champion"]
     if champion is None:

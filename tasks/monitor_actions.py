@@ -75,9 +75,9 @@ def take(control: ControlPlane, policy: str, champion: str, action: Action, why:
 
 
 def canary_hours(policy: str, model: Model | None, at: float) -> float:
-    """Age of the running canary in hours, 0 where none runs. A tag that is no canary is none."""
+    """Age of the running canary in hours without its pauses, 0 where none runs. A tag that is no canary is none."""
     try:
         canary = canary_of(policy, model) if model else None
     except Misconfigured:
         return 0.0
-    return (at - canary.started_at) / 3600 if canary else 0.0
+    return canary.age(at) / 3600 if canary else 0.0
