@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
+from tasks import judged
 from tasks.analysis import anchor, ramp
 from tasks.analysis.anchor import Anchor
 from tasks.analysis.decision import Bounds
-from tasks.analysis.judge import Judgement, judge
+from tasks.analysis.judge import Judgement, judge, settle
 from tasks.analysis.plan import CanaryPlan
 from tasks.errors import Misconfigured, Rejected
 from tasks.evidence import gather
@@ -102,24 +103,24 @@ def finish(release: Release, judgement: dict[str, Any] | None = None) -> dict[st
     A promotion needs the rows to say so now. `judgement`, what a look saw, can only stop: if it asked for roll_back
     or inconclusive, that is done even where a guardrail has calmed down since. If nothing ends the canary, the
     document says "continue" and nothing was done; so it does where a person paused the canary since the look.
-    Called again, it completes and returns what was decided.
+    Called again, it completes and returns what was decided. `canary/judged.json` keeps what that was reached from.
     """
     agreed = plan(release)
     control = _control(release)
     control.reconcile(release.policy)
-    evidence = gather(agreed)
-    found = judge(evidence, agreed)
     tags = control.state(release.policy)["versions"].get(agreed.version, {})
-    if tags.get("verdict"):
-        verdict, reason = tags["verdict"], tags.get("reason", "")
-    else:
-        verdict, reason = _agree(found, judgement, evidence.paused)
-        if verdict != "continue":
-            verdict, reason = _act(control, agreed, verdict, reason, found.difference)
-        if verdict == "continue":
-            return _document(agreed, found, verdict, reason)
+    ended = tags.get("verdict")
+    kept = release.get_json(judged.ARTIFACT) if ended else None
+    evidence = judged.evidence(kept)[0] if kept else gather(agreed)
+    found = judge(evidence, agreed)
+    verdict, reason = (ended, tags.get("reason", "")) if ended else settle(found, judgement, evidence.paused)
+    if verdict != "continue" and not kept:
+        release.put_json(judged.ARTIFACT, judged.document(evidence, judgement))
+    if verdict != "continue" and not ended:
+        verdict, reason = _act(control, agreed, verdict, reason, found.difference)
     document = _document(agreed, found, verdict, reason)
-    _record(release, document, found.difference)
+    if verdict != "continue":
+        _record(release, document, found.difference)
     return document
 
 
@@ -204,18 +205,6 @@ def _await(release: Release, control: ControlPlane, agreed: CanaryPlan, wait: Ca
 
 def _control(release: Release) -> ControlPlane:
     return ControlPlane(f"release {release.dag_run_id}")
-
-
-def _agree(found: Judgement, judgement: dict[str, Any] | None, paused: bool) -> tuple[str, str]:
-    """The verdict to act on, from what the rows say now and what a look saw earlier."""
-    if found.verdict != "continue" or judgement is None:
-        return found.verdict, found.reason
-    seen = str(judgement.get("verdict", "continue"))
-    if seen in ("roll_back", "inconclusive"):
-        return seen, str(judgement.get("reason", ""))
-    if seen == "promote" and not paused:
-        return "inconclusive", "a look saw a promotion that the stored rows do not bear out"
-    return "continue", found.reason
 
 
 def _act(control: ControlPlane, agreed: CanaryPlan, verdict: str, reason: str, difference: Bounds) -> tuple[str, str]:

@@ -19,9 +19,12 @@ from tasks.runs import Release
 Draw: TypeAlias = Callable[[Path], Path]
 
 
-def update(release: Release, version: str) -> str:
-    """Draw what is new, write card/card.md, the version's description and the model's; returns the version's."""
-    evidence = gather(release, version)
+def update(release: Release, version: str, bundle: str | None = None) -> str:
+    """Draw what is new, write card/card.md, the version's description and the model's; returns the version's.
+
+    `bundle` is the path of the evidence bundle among the run's artifacts, once the release has one.
+    """
+    evidence = replace(gather(release, version), bundle=bundle)
     course = partial(_picture_canary, release, evidence.canary) if evidence.canary else None
     with release.scratch() as scratch:
         folder = scratch / "card"
@@ -54,6 +57,7 @@ def gather(release: Release, version: str) -> Evidence:
             release.dag_run_id,
             release.run_id,
             release.spec,
+            release.experiment_id,
             tags=found.tags if found else {},
             training=read("model/training.json"),
             evaluation=read("evaluation/evaluation.json"),

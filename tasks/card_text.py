@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+from bentos import home
 from tasks import card_measurements
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
@@ -41,6 +43,7 @@ class Evidence:
     dag_run_id: str
     run_id: str
     spec: PolicySpec
+    experiment_id: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +55,7 @@ class Evidence:
     canary: Mapping[str, Any] = field(default_factory=dict)
     checklists: tuple[Checklist, ...] = ()
     pictures: tuple[str, ...] = ()
+    bundle: str | None = None
 
 
 def full(evidence: Evidence) -> str:
@@ -115,6 +119,7 @@ def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: b
     compared = evidence.spec.serve.batch_size or COMPARED_BATCH
     sections = [
         _headline(evidence),
+        _links(evidence),
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
         card_measurements.parity(evidence.parity),
@@ -155,12 +160,26 @@ def _headline(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def _pictures(evidence: Evidence) -> str:
-    images = [
-        f"![{name}](get-artifact?path=card/{name}.png&run_uuid={evidence.run_id})"
-        for name in PICTURES
-        if name in evidence.pictures
+def _links(evidence: Evidence) -> str:
+    """Where a reviewer goes from here. Links into MLflow are relative: they hold under any address it is reached by."""
+    run = f"release_{evidence.policy}/runs/{quote(evidence.dag_run_id, safe='')}"
+    links = [
+        f"[DAG run]({home.airflow_url()}/dags/{run})",
+        f"[Console]({home.airflow_url()}/airlock/policies/{evidence.policy})",
+        f"[MLflow run](#/experiments/{evidence.experiment_id}/runs/{evidence.run_id})",
+        f"[Whole card]({_artifact(evidence, 'card/card.md')})",
+        *([f"[Evidence bundle]({_artifact(evidence, evidence.bundle)})"] if evidence.bundle else []),
+        *([f"Bento `{evidence.tags['bento_tag']}`"] if "bento_tag" in evidence.tags else []),
     ]
+    return " · ".join(links)
+
+
+def _artifact(evidence: Evidence, path: str) -> str:
+    return f"get-artifact?path={path}&run_uuid={evidence.run_id}"
+
+
+def _pictures(evidence: Evidence) -> str:
+    images = [f"![{name}]({_artifact(evidence, f'card/{name}.png')})" for name in PICTURES if name in evidence.pictures]
     rows = [[*images[at : at + 2], ""][:2] for at in range(0, len(images), 2)]
     return table(["", ""], rows) if rows else ""
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, export, files, live, overrides, planning, policies, releases, stack
+from tasks.commands import demo, export, files, live, overrides, planning, policies, releases, stack, verify
 
 app = typer.Typer(
     name="airlock",
@@ -48,6 +48,7 @@ app.command("export")(export.export)
 app.command("serve")(live.serve)
 app.command("analyze")(files.analyze)
 app.command("plan")(planning.plan)
+app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 
 

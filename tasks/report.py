@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bentos import home
-from tasks import canary, card
+from tasks import canary, card, hand_moves
+from tasks.bundle import publish
 from tasks.promote import ControlPlane
 from tasks.register import version_of
 from tasks.runs import Release
@@ -32,7 +33,8 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
 
     A release that died with a candidate, or with a canary of its own, has its canary ended and its version aborted;
     the champion stays. One that died between promotion and a passed checklist is rolled back.
-    Writes report.json, closes the MLflow run and updates the card. Returns the report.
+    Aliases that were moved by hand meanwhile are noticed. Writes report.json, the card and the evidence bundle, and
+    closes the MLflow run. Returns the report.
     """
     if release is None:
         ending = Ending("failed", f"the release never began; {_failed(states) or 'no task failed'}")
@@ -40,6 +42,7 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     version = version_of(release)
     if version is not None:
         _end_what_is_left(release, version, states)
+    hand_moves.notice(policy, f"release {dag_run_id}")
     tags = ControlPlane(f"release {dag_run_id}").state(policy)["versions"].get(version, {}) if version else {}
     ending = ending_of(tags, states, _offline_rejection(release))
     started = release.tracked().started
@@ -54,7 +57,8 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     release.put_json(REPORT, document)
     release.tag(stage="reported", outcome=ending.outcome, reason=ending.reason[:500])
     if version is not None:
-        card.update(release, version)
+        card.update(release, version, publish.path_of(release, version))
+    publish.publish(release, document)
     release.end("FINISHED" if ending.outcome in ENDED_WELL else "FAILED")
     return document
 
@@ -122,6 +126,7 @@ def _checklists(release: Release) -> dict[str, Any]:
 def _links(release: Release, version: str | None) -> dict[str, str]:
     mlflow, airflow = home.mlflow_url(), home.airflow_url()
     links = {
+        "bundle": f"{mlflow}/get-artifact?path={publish.path_of(release, version)}&run_uuid={release.run_id}",
         "mlflow_run": f"{mlflow}/#/experiments/{release.experiment_id}/runs/{release.run_id}",
         "dag_run": f"{airflow}/dags/release_{release.policy}/runs/{release.dag_run_id}",
     }

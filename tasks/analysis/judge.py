@@ -116,6 +116,21 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     )
 
 
+def settle(found: Judgement, seen: dict[str, Any] | None, paused: bool = False) -> tuple[str, str]:
+    """The verdict to act on and its reason, from what the rows say now and what a look saw earlier.
+
+    `seen` is that look's `Judgement.to_json`. What was seen can only stop: a promotion needs the rows to say so now.
+    """
+    if found.verdict != "continue" or seen is None:
+        return found.verdict, found.reason
+    asked = str(seen.get("verdict", "continue"))
+    if asked in ("roll_back", "inconclusive"):
+        return asked, str(seen.get("reason", ""))
+    if asked == "promote" and not paused:
+        return "inconclusive", "a look saw a promotion that the stored rows do not bear out"
+    return "continue", found.reason
+
+
 def decide(units: Units, plan: CanaryPlan) -> Decision:
     """The primary test of the plan on analysed units: two arms, or one against the threshold on a first release."""
     if plan.champion is None:
