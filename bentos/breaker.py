@@ -28,6 +28,8 @@ class Breaker:
         self._consecutive = 0
         self._probe_at: float | None = None
         self._probing = False
+        self.calm = True
+        """Closed, without a fault since the last success: there is nothing to ask it and nothing to tell it."""
 
     @property
     def open(self) -> bool:
@@ -54,9 +56,11 @@ class Breaker:
         if self._probing:
             self._probing = False
             self._probe_at = None
+        self.calm = self._probe_at is None
 
     def fault(self, reason: str) -> None:
         """A call was faulty."""
+        self.calm = False
         self._consecutive += 1
         self._probing = False
         if self._probe_at is None and self._consecutive >= self._max_errors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -44,7 +44,7 @@ _clear = Body(ClearRequest)
 _encode = msgspec.json.Encoder().encode
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A whole request. `path` is as it was sent, undecoded; header names are lower case."""
 
     method: str
@@ -54,7 +54,7 @@ class Call(NamedTuple):
     body: bytes
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """A whole response; `headers` are those beside content type and length."""
 
     status: int
@@ -191,7 +191,7 @@ class Door:
         return Reply(problem.status, self._document(problem, call), CONTENT_TYPE, problem.headers())
 
     def _do_act(self, policy: str, call: Call) -> Replying:
-        body = self.running().core.act_json(policy, call.body)
+        body = (self._worker or self.running()).core.act_json(policy, call.body)
         return Reply(200, body) if isinstance(body, bytes) else _ok(body)
 
     async def _do_episodes(self, policy: str, call: Call) -> Reply:

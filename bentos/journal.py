@@ -42,6 +42,8 @@ class Page:
         ):
             self._befell(rows, decision)
         limit = self._limit
+        if rows.size == 1 and (episodes[0] is None or episodes[0].nonce >= limit):
+            return
         chosen = [
             (row, episode) for row, episode in enumerate(episodes) if episode is not None and episode.nonce < limit
         ]

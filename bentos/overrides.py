@@ -62,7 +62,8 @@ class Overrides:
 
     def __init__(self, cache: Path | None = None) -> None:
         self._cache = cache
-        self._active: dict[str, list[Active]] = {}
+        self.active: dict[str, list[Active]] = {}
+        """By policy, oldest first; some may have expired since they were read. Not for changing."""
         if cache is not None and cache.exists():
             try:
                 self.replace(msgspec.json.decode(cache.read_bytes(), type=list[Active]))
@@ -71,16 +72,16 @@ class Overrides:
 
     def of(self, policy: str) -> list[Active]:
         """Overrides of a policy, oldest first; some may have expired since they were read."""
-        return self._active.get(policy, _NONE)
+        return self.active.get(policy, _NONE)
 
     def replace(self, active: list[Active]) -> None:
         """Take over what the table holds now."""
         grouped: dict[str, list[Active]] = {}
         for one in active:
             grouped.setdefault(one.policy, []).append(one)
-        if grouped == self._active:
+        if grouped == self.active:
             return
-        self._active = grouped
+        self.active = grouped
         if self._cache is not None:
             files.replace(self._cache, msgspec.json.encode(active))
 

@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bentos.door import MAX_BODY, Call, Door, Reply, too_large
+from bentos.door import JSON, MAX_BODY, Call, Door, Reply, too_large
 from bentos.problems import Problem
 
 MAX_HEAD = 64 * 2**10
@@ -52,15 +52,13 @@ class _Head(NamedTuple):
 class Exchange:
     """A request at the door and its response: what uvicorn asks of its own request cycles, and no more."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "method", "path", "query", "response_complete", "size", "task")
+    __slots__ = ("disconnected", "keep_alive", "method", "path", "query", "response_complete", "task")
 
     def __init__(self, method: str, path: str, query: bytes, keep_alive: bool) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.keep_alive = keep_alive
-        self.body: list[bytes] = []
-        self.size = 0
         self.disconnected = False
         self.response_complete = False
         self.task: asyncio.Task[Reply] | None = None
@@ -94,14 +92,16 @@ class SwiftProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._exchange: Exchange | None = None
+        self._body: list[bytes] = []
+        self._size = 0
         self._head = 0
         self._in_head = False
         self._parsing = False
         self._parsed = 0
         self._began = 0.0
         self._idle_since = 0.0
-        self._prefix = b""
-        self._prefix_of: Any = None
+        self._fixed = self._good = b""
+        self._fixed_of: Any = None
 
     def connection_made(self, transport: Any) -> None:
         """uvicorn's, and the connection is watched from now on."""
@@ -134,7 +134,8 @@ class SwiftProtocol(HttpToolsProtocol):
 
     def _take(self, head: _Head, body: bytes) -> None:
         """A whole request, whose head is known."""
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self.headers = head.headers  # type: ignore[assignment]
         exchange = Exchange(head.method, head.path, head.query, True)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
@@ -143,7 +144,7 @@ class SwiftProtocol(HttpToolsProtocol):
     def _learn(self, head: bytes, length: int) -> None:
         """Remember the head of the one request that came whole, and alone."""
         exchange = self._exchange
-        if exchange is None or exchange.size != length or not exchange.keep_alive or len(head) > _LONGEST_HEAD:
+        if exchange is None or self._size != length or not exchange.keep_alive or len(head) > _LONGEST_HEAD:
             return
         if len(self._heads) >= _MOST_HEADS:
             self._heads.clear()
@@ -156,6 +157,8 @@ class SwiftProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._exchange = None
+        self._body = []
+        self._size = 0
         self._head = 0
         self._in_head = True
         self._began = self.loop.time()
@@ -183,13 +186,13 @@ class SwiftProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
             return
-        exchange.size += len(body)
+        self._size += len(body)
         if exchange.response_complete:
             return
-        if exchange.size > MAX_BODY:
+        if self._size > MAX_BODY:
             self._give_up(too_large())
         else:
-            exchange.body.append(body)
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         """The request is complete: answer it now, as far as that goes without waiting."""
@@ -201,7 +204,7 @@ class SwiftProtocol(HttpToolsProtocol):
             return
         if exchange.response_complete:
             return
-        pieces = exchange.body
+        pieces, self._body = self._body, []
         self._ask(exchange, pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _ask(self, exchange: Exchange, body: bytes) -> None:
@@ -253,21 +256,25 @@ class SwiftProtocol(HttpToolsProtocol):
     def _written(self, reply: Reply, keep_alive: bool) -> bytes:
         """The response as bytes."""
         fixed = self.server_state.default_headers
-        if fixed is not self._prefix_of:
+        if fixed is not self._fixed_of:
             # uvicorn makes a new list each second, for the date
-            self._prefix = b"".join(b"%b: %b\r\n" % header for header in fixed)
-            self._prefix_of = fixed
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b" % (
+            self._fixed = b"".join(b"%b: %b\r\n" % header for header in fixed)
+            self._good = b"%b%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[200], self._fixed, JSON)
+            self._fixed_of = fixed
+        body = reply.body
+        if keep_alive and reply.status == 200 and reply.content_type is JSON and not reply.headers:
+            return b"%b%d\r\n\r\n%b" % (self._good, len(body), body)
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
             STATUS_LINE[reply.status],
+            self._fixed,
             reply.content_type,
-            len(reply.body),
-            self._prefix,
+            len(body),
         )
         if reply.headers:
             head += b"".join(b"%b: %b\r\n" % header for header in reply.headers)
         if not keep_alive:
             head += b"connection: close\r\n"
-        return head + b"\r\n" + reply.body
+        return head + b"\r\n" + body
 
     def _give_up(self, problem: Problem) -> None:
         """Refuse a request that is not complete, and the connection with it."""

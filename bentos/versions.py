@@ -13,8 +13,8 @@ from bentos.drift import Drift
 from bentos.journal import Journal
 from bentos.overrides import Overrides
 from bentos.package import Manifest, PackageError, Policy, Space, load
-from bentos.rows import Array, Rows
-from bentos.runners import Deciding, Runner, explore
+from bentos.rows import Array
+from bentos.runners import Runner, explore
 from bentos.runners.batch import Batch
 from bentos.runners.constrain import Constrain
 from bentos.runners.fallback import Constant, Fallback
@@ -86,6 +86,8 @@ class Version:
         self.drift = Drift(manifest)
         page = None if journal is None else journal.page(manifest)
         self.record = Record(self.constrain, manifest.name, ActionLabels(manifest), stats, self.drift, page)
+        self.decide = self.record.decide
+        """An action for every row, through the whole chain."""
         self.shadow = Shadow(name, self.infer, manifest, self.breaker, stats)
         self.stateful = manifest.safety.rate_limit is not None or bool(self.infer.recurrent)
 
@@ -93,10 +95,6 @@ class Version:
     def remarks(self) -> dict[str, str]:
         """What a person should know of the version: what is not done for it, and why."""
         return {} if self.drift.off is None else {"drift": f"off: {self.drift.off}"}
-
-    def decide(self, rows: Rows) -> Deciding:
-        """An action for every row, through the whole chain."""
-        return self.record.decide(rows)
 
     def close(self) -> None:
         """Release the version's threads."""

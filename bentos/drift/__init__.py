@@ -23,8 +23,7 @@ from bentos.drift.sample import Block, Sample
 from bentos.drift.turns import Turns
 from bentos.drift.window import Window
 from bentos.package import Manifest
-from bentos.rows import Array, Rows
-from bentos.stats import Arm
+from bentos.rows import Array
 
 ALL = "all"
 """Name of the dimension that stands for all: the worst one's value (the least, for entropy)."""
@@ -52,6 +51,8 @@ class Drift:
     def __init__(self, manifest: Manifest, run_length: float = RUN_LENGTH) -> None:
         random = Random(0)
         self._sample = Sample(random)
+        self.sample = self._sample.add
+        """Takes a request's rows, its actions [size, ...] and the counters of its arm."""
         self._turns = Turns(random)
         self._observed = baseline.observations(manifest)
         self._acted = baseline.actions(manifest)
@@ -62,10 +63,6 @@ class Drift:
         self._of_observations = ordered(seen.cells, seen.effective, run_length) if seen and seen.cells else None
         make = categorical if done and done.discrete else ordered
         self._of_actions = make(done.cells, done.effective, run_length) if done else None
-
-    def sample(self, rows: Rows, actions: Array, arm: Arm | None = None) -> None:
-        """Hand over a request, its actions [size, ...] and the counters of its arm."""
-        self._sample.add(rows, actions, arm)
 
     def readings(self) -> list[Reading]:
         """Take in what was sampled since the last call, and say what is known now; [] where nothing is new.

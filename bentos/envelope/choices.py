@@ -48,12 +48,15 @@ class Choices:
         self._masks = Masks(space)
         self._low, self._high = inward(*bounds(space, safety), np.dtype(space.dtype))
         self._lows, self._highs = self._low.reshape(-1).tolist(), self._high.reshape(-1).tolist()
+        self._one = (self._lows[0], self._highs[0]) if len(self._lows) == 1 else None
         self._rules = MaskRules(safety.action_mask, self._masks, space, observations) if safety.action_mask else None
         self._fallback = None if fallback is None else self._masks.only(fallback)
 
     def permitted(self, rows: Rows) -> Permitted | None:
         """What these rows may choose from; None where nothing is forbidden."""
         requested = rows.masks
+        if self._rules is None and requested is None:
+            return None
         ruled = None if self._rules is None else self._rules.allowed(rows.feeds, rows.size)
         if ruled is None:
             return None if requested is None else Permitted(requested, None, requested, None)
@@ -81,6 +84,8 @@ class Choices:
 
     def _within(self, action: Array) -> bool:
         """Whether one action is in range. For its few numbers plain comparisons are quicker than those of arrays."""
+        if self._one is not None:
+            return self._one[0] <= action.item() <= self._one[1]
         values = action.reshape(-1).tolist()
         return all(map(le, self._lows, values)) and all(map(le, values, self._highs))
 

@@ -27,8 +27,10 @@ class Assign:
         can be asked, 422 for an episode of another one.
         """
         route = self.route
-        outside = route.outside if version is None else route.seat_of_version(version)
         episodes = rows.episodes
+        if rows.size == 1 and episodes is not None and episodes[0] is not None and version is None:
+            return [route.seat_of_episode(episodes[0])]
+        outside = route.outside if version is None else route.seat_of_version(version)
         if episodes is None and (user_ids is None or version is not None):
             return [outside] * rows.size
         users = user_ids if user_ids is not None and version is None else [None] * rows.size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -10,7 +13,7 @@ from bentos.envelope.build import build
 from bentos.envelope.choices import Permitted
 from bentos.package import Manifest, Safety, Space
 from bentos.rows import Array, Decision, Rows
-from bentos.runners import Deciding, Runner, later
+from bentos.runners import Deciding, Runner
 
 
 class Constrain:
@@ -46,19 +49,17 @@ class Constrain:
 
     def decide(self, rows: Rows) -> Deciding:
         """The inner action, moved into the envelope where it was outside."""
-        if self._choices is None:
-            return self._held(rows, self.following.decide(rows), None)
-        permitted = self._choices.permitted(rows)
+        permitted = None if self._choices is None else self._choices.permitted(rows)
         if permitted is not None and permitted.both is not rows.masks:
-            return self._held(
-                rows, self.following.decide(msgspec.structs.replace(rows, masks=permitted.both)), permitted
-            )
-        return self._held(rows, self.following.decide(rows), permitted)
+            decision = self.following.decide(msgspec.structs.replace(rows, masks=permitted.both))
+        else:
+            decision = self.following.decide(rows)
+        if isinstance(decision, Decision):
+            return self._hold(rows, decision, permitted)
+        return self._held(rows, decision, permitted)
 
-    def _held(self, rows: Rows, decision: Deciding, permitted: Permitted | None) -> Deciding:
-        if not isinstance(decision, Decision):
-            return later(decision, rows, lambda rows, decided: self._hold(rows, decided, permitted))
-        return self._hold(rows, decision, permitted)
+    async def _held(self, rows: Rows, coming: Coroutine[Any, Any, Decision], permitted: Permitted | None) -> Decision:
+        return self._hold(rows, await coming, permitted)
 
     def _hold(self, rows: Rows, decision: Decision, permitted: Permitted | None) -> Decision:
         if self._choices is not None:

@@ -58,7 +58,7 @@ class Fallback:
 
     def decide(self, rows: Rows) -> Deciding:
         """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
-        if rows.rescue or not self.breaker.allows():
+        if rows.rescue or not (self.breaker.calm or self.breaker.allows()):
             return self._rescue(rows, None)
         try:
             decision = self.following.decide(rows)
@@ -77,7 +77,8 @@ class Fallback:
         good = finite_rows(decision)
         if good is not None:
             return self._partly(rows, decision, good)
-        self.breaker.success()
+        if not self.breaker.calm:
+            self.breaker.success()
         if rows.version != self._version:
             decision.sources = [FALLBACK] * rows.size
         return decision

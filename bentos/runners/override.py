@@ -22,11 +22,9 @@ class Override:
     def decide(self, rows: Rows) -> Deciding:
         """The inner action, or the human's. The inner action is computed all the same: its faults stay visible."""
         decision = self.following.decide(rows)
-        return (
-            self._overridden(rows, decision)
-            if isinstance(decision, Decision)
-            else later(decision, rows, self._overridden)
-        )
+        if not isinstance(decision, Decision):
+            return later(decision, rows, self._overridden)
+        return self._overridden(rows, decision) if self._policy in self._overrides.active else decision
 
     def _overridden(self, rows: Rows, decision: Decision) -> Decision:
         active = self._overrides.of(self._policy)

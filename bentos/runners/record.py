@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from bentos.drift import Drift
 from bentos.journal import Page
 from bentos.rows import POLICY, Decision, Rows
-from bentos.runners import Deciding, Runner, later
+from bentos.runners import Deciding, Runner
 from bentos.stats import ActionLabels, Stats
 
 
@@ -39,13 +41,16 @@ class Record:
         decision = self.following.decide(rows)
         if isinstance(decision, Decision):
             return self._recorded(rows, decision, started)
-        return later(decision, rows, lambda rows, decided: self._recorded(rows, decided, started))
+        return self._awaited(rows, decision, started)
+
+    async def _awaited(self, rows: Rows, coming: Coroutine[Any, Any, Decision], started: float) -> Decision:
+        return self._recorded(rows, await coming, started)
 
     def _recorded(self, rows: Rows, decision: Decision, started: float) -> Decision:
         arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
         seconds = time.perf_counter() - started
         arm.decided(rows.size, seconds)
-        if self._page is not None:
+        if self._page is not None and rows.episodes is not None:
             self._page.note(rows, decision, seconds)
         policy = decision.sources.count(POLICY)
         arm.count(arm.sources, POLICY, policy)
