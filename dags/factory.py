@@ -57,11 +57,7 @@ def release_dag(spec: PolicySpec) -> DAG:
             bento = StageOperator(task_id="bento", stage="tasks.bento:build")
         with TaskGroup("pre_deployment", tooltip="The checklist before anyone is served; approval where asked for"):
             before = StageOperator(task_id="checklist", stage="tasks.checklist:pre_deployment")
-            approval = ReleaseApproval(
-                task_id="approval",
-                subject=f"Release a new {spec.name} to a canary?",
-                timeout_hours=spec.approval.timeout_hours if isinstance(spec.approval, Approval) else 24.0,
-            )
+            approval = ReleaseApproval(task_id="approval", subject=f"Release a new {spec.name} to a canary?")
             before >> approval
         with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
             canary = CanaryOperator(task_id="verdict", retries=10)
@@ -192,6 +188,14 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
             title="Ask for approval",
             description_md="A person must approve the candidate in the Airflow UI before its canary.",
         ),
+        "approval_hours": Param(
+            spec.approval_hours or Approval().timeout_hours,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=720,
+            title="Deadline of the approval, hours",
+            description_md="Where approval is asked for: without an answer by then, the candidate is rejected.",
+        ),
         "dry_run_checks": Param(
             [check for check, mode in spec.checks.items() if mode == "dry_run"],
             type="array",
@@ -214,6 +218,7 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
 
 def _doc(spec: PolicySpec) -> str:
     promise = "better than" if spec.canary.objective == "superiority" else f"not worse by {spec.canary.margin:g} than"
+    approval = "by the trigger form" if spec.approval_hours is None else f"within {spec.approval_hours:g} hours"
     return f"""\
 ### Release of `{spec.name}`
 
@@ -224,7 +229,12 @@ packaged as a Bento. The pre-deployment checklist gates it into a canary; the ca
 previous champion. One release of a policy runs at a time; another one waits for it.
 
 Ends: `promoted`, `rolled_back` or `inconclusive` (both keep the champion; the run is green), `rejected` by a gate or
-`aborted` (the run is red and the champion untouched). The task `report` says which and why.
+`aborted` (the run is red and the champion untouched). The task `report` says which and why, and leaves an evidence
+bundle in the MLflow run.
+
+Where approval is asked for ({approval}), the task `approval` waits for a person: *Required Actions* of the run shows
+the candidate beside the champion. Approved: the canary starts. Rejected, or no answer by the deadline: the task fails,
+the version becomes `rejected` with who and why, and no canary is started.
 """
 
 

@@ -49,6 +49,13 @@ def _row(policy: str, who: str, what: str, words: str, detail: dict[str, Any]) -
     return {"policy": policy, "who": who[:256], "what": what, "words": words[:WORDS_LENGTH], "detail": detail}
 
 
+def events(engine: sa.Engine, policy: str, what: str, limit: int = 100) -> list[Event]:
+    """The last events of one kind in the log, newest first."""
+    with engine.connect() as connection:
+        found = connection.execute(_newest(audit, audit.c.id, policy, limit).where(audit.c.what == what))
+        return [Event(row.at, row.who, row.what, row.words, dict(row.detail)) for row in found]
+
+
 def story(engine: sa.Engine, policy: str, limit: int = 100) -> list[Event]:
     """What happened to a policy, newest first: the log, its transitions and its overrides."""
     with engine.connect() as connection:

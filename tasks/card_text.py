@@ -119,7 +119,7 @@ def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: b
     compared = evidence.spec.serve.batch_size or COMPARED_BATCH
     sections = [
         _headline(evidence),
-        _links(evidence),
+        links(evidence),
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
         card_measurements.parity(evidence.parity),
@@ -135,11 +135,17 @@ def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: b
 
 def _headline(evidence: Evidence) -> str:
     status = evidence.tags.get("validation_status", "candidate")
-    spec, evaluation, canary = evidence.spec, evidence.evaluation, evidence.canary
     lines = [f"## {HEADLINES.get(status, status)}: {evidence.policy} version {evidence.version}", ""]
     reason = evidence.tags.get("reason", "")
-    if reason and reason != canary.get("reason") and status not in ("candidate", "approved"):
+    if reason and reason != evidence.canary.get("reason") and status not in ("candidate", "approved"):
         lines += [f"**{reason}**", ""]
+    return "\n".join([*lines, plain_headline(evidence)])
+
+
+def plain_headline(evidence: Evidence) -> str:
+    """What was found, in a line each: returns, canary, variant, approval, checklists."""
+    spec, evaluation, canary = evidence.spec, evidence.evaluation, evidence.canary
+    lines = []
     if evaluation:
         lines.append(
             f"- **Return {evaluation['mean']:.1f}** on average over {evaluation['episodes']} seeded episodes of "
@@ -151,6 +157,9 @@ def _headline(evidence: Evidence) -> str:
     if evidence.selection:
         first = str(evidence.selection.get("reason", "")).split(". ")[0].rstrip(".")
         lines.append(f"- **Variant:** {first}.")
+    for key, said in (("approved_by", "Approved"), ("rejected_by", "Rejected")):
+        if key in evidence.tags:
+            lines.append(f"- **{said} by {evidence.tags[key]}**, reason: {evidence.tags.get('approval_reason', '')}.")
     for checklist in evidence.checklists:
         open_points = [check.id for check in checklist.checks if check.status != "pass"]
         passed = len(checklist.checks) - len(open_points)
@@ -160,18 +169,21 @@ def _headline(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def _links(evidence: Evidence) -> str:
-    """Where a reviewer goes from here. Links into MLflow are relative: they hold under any address it is reached by."""
+def links(evidence: Evidence, mlflow: str = "") -> str:
+    """Where a reviewer goes from here. Without the address `mlflow`, links into MLflow are relative, for its pages."""
     run = f"release_{evidence.policy}/runs/{quote(evidence.dag_run_id, safe='')}"
-    links = [
+    base = f"{mlflow}/" if mlflow else ""
+    version = f"{base}#/models/{evidence.policy}/versions/{evidence.version}"
+    found = [
+        *([f"[Model version]({version})"] if mlflow else []),
         f"[DAG run]({home.airflow_url()}/dags/{run})",
         f"[Console]({home.airflow_url()}/airlock/policies/{evidence.policy})",
-        f"[MLflow run](#/experiments/{evidence.experiment_id}/runs/{evidence.run_id})",
-        f"[Whole card]({_artifact(evidence, 'card/card.md')})",
-        *([f"[Evidence bundle]({_artifact(evidence, evidence.bundle)})"] if evidence.bundle else []),
+        f"[MLflow run]({base}#/experiments/{evidence.experiment_id}/runs/{evidence.run_id})",
+        f"[Whole card]({base}{_artifact(evidence, 'card/card.md')})",
+        *([f"[Evidence bundle]({base}{_artifact(evidence, evidence.bundle)})"] if evidence.bundle else []),
         *([f"Bento `{evidence.tags['bento_tag']}`"] if "bento_tag" in evidence.tags else []),
     ]
-    return " · ".join(links)
+    return " · ".join(found)
 
 
 def _artifact(evidence: Evidence, path: str) -> str:

@@ -77,13 +77,13 @@ class ControlPlane:
 
         self._transitions.make(policy, "registered", f"version {version} registered", writes)
 
-    def approve(self, policy: str, version: str) -> None:
+    def approve(self, policy: str, version: str, reason: str = "passed the gate") -> None:
         """Let gateways route a candidate. A version that was promoted since was approved."""
 
         def writes() -> list[Write]:
             if self._moves.status(policy, version) == "promoted":
                 return []
-            return self._moves.become(policy, version, "approved", "passed the gate")
+            return self._moves.become(policy, version, "approved", reason)
 
         self._transitions.make(policy, "approve", f"version {version} approved", writes)
 

@@ -274,6 +274,13 @@ class PolicySpec(Section):
             )
         return self
 
+    @property
+    def approval_hours(self) -> float | None:
+        """Hours that a person has to approve a candidate; null where nobody is asked."""
+        if self.approval == "none":
+            return None
+        return self.approval.timeout_hours if isinstance(self.approval, Approval) else Approval().timeout_hours
+
     def mode(self, check: str) -> Mode:
         """How a check gates: `enforce` unless the spec says otherwise."""
         return self.checks.get(check, "enforce")
@@ -377,6 +384,7 @@ class Params(Section):
     max_units_per_arm: int | None = None
     max_hours: float | None = None
     approval: bool | None = None
+    approval_hours: float | None = None
     dry_run_checks: list[str] = Field(default=[])
     simulate_users: int = 0
     """Concurrent simulated users that play the environment through the gateway during the canary; 0: none."""
@@ -401,6 +409,8 @@ def effective(spec: PolicySpec, params: Params) -> PolicySpec:
         document["approval"] = (
             ("required" if spec.approval == "none" else document["approval"]) if params.approval else "none"
         )
+    if params.approval_hours is not None and document["approval"] != "none":
+        document["approval"] = {"timeout_hours": params.approval_hours}
     document["checks"] = {**document["checks"], **dict.fromkeys(params.dry_run_checks, "dry_run")}
     try:
         return PolicySpec.model_validate(document)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
 
+from bentos import home
 from plugins.operators import approval as approval_module
 from plugins.operators import canary as canary_module
 from plugins.operators import stage as stage_module
@@ -16,6 +18,7 @@ from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator, CanaryTrigger
 from plugins.operators.stage import StageOperator, begin
 from tasks import approval, canary
+from tasks.approval import Answer
 from tasks.errors import Misconfigured, Rejected
 from tasks.runs import Release
 from tasks.spec import Params, load
@@ -173,28 +176,90 @@ def test_the_trigger_fires_only_when_there_is_something_to_do(monkeypatch: pytes
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    given: list[tuple[str, str]] = []
-    monkeypatch.setattr(approval, "approve", lambda release, who, reason: given.append(("approve", who)))
-    monkeypatch.setattr(approval, "reject", lambda release, who, reason: given.append(("reject", who)))
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+    given: list[Answer] = []
+
+    def record(release: Any, answer: Answer) -> dict[str, Any]:
+        given.append(answer)
+        return {"words": f"by {answer.who}"}
+
+    monkeypatch.setattr(approval, "answer", record)
+    monkeypatch.setattr(approval, "answered", lambda release: given[0] if given else None)
     return given
 
 
-def test_without_a_wish_for_approval_nobody_is_asked(
-    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, str]]
-) -> None:
+def test_without_a_wish_for_approval_nobody_is_asked(monkeypatch: pytest.MonkeyPatch, answers: list[Answer]) -> None:
     use(monkeypatch, FakeRelease())
-    result = ReleaseApproval(task_id="approval", subject="?", timeout_hours=1).execute(context())
+    result = ReleaseApproval(task_id="approval", subject="?").execute(context())
     assert "checklist" in result["approved_by"]
     assert answers == []
 
 
+def test_the_question_waits_as_long_as_is_left_and_rejects_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, FakeRelease(approval="required"))
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **said: asked.update(said)
+    )
+    monkeypatch.setattr(approval, "answered", lambda release: None)
+    monkeypatch.setattr(approval, "ask", lambda release: approval.Question("who?", "this one", 90.0))
+    with pytest.raises(TaskAwaitingInput) as waiting:
+        ReleaseApproval(task_id="approval", subject="?").execute(context())
+    assert waiting.value.timeout == timedelta(seconds=90)
+    assert (asked["subject"], asked["body"], asked["defaults"]) == ("who?", "this one", ["Reject"])
+    assert set(asked["params"]) == {"reason"}
+
+
 def test_a_persons_answer_is_recorded_and_a_rejection_fails_the_task(
-    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[str, str]]
+    monkeypatch: pytest.MonkeyPatch, answers: list[Answer]
 ) -> None:
     use(monkeypatch, FakeRelease(approval="required"))
-    operator = ReleaseApproval(task_id="approval", subject="?", timeout_hours=1)
-    operator.execute_complete(context(), {"chosen_options": ["Approve"], "responded_by_user": {"name": "ada"}})
+    operator = ReleaseApproval(task_id="approval", subject="?")
+    ada = {"id": "1", "name": "ada"}
+    operator.execute_complete(
+        context(), {"chosen_options": ["Approve"], "responded_by_user": ada, "params_input": {"reason": " fine "}}
+    )
+    with pytest.raises(AirflowFailException, match="ada"):
+        operator.execute_complete(context(), {"chosen_options": ["Reject"], "responded_by_user": ada})
     with pytest.raises(AirflowFailException, match="deadline"):
         operator.execute_complete(context(), {"chosen_options": ["Reject"], "responded_by_user": None})
-    assert answers == [("approve", "ada"), ("reject", "nobody (the deadline passed)")]
+    assert answers == [
+        Answer(True, "ada", "fine"),
+        Answer(False, "ada", ""),
+        Answer(False, approval.NOBODY, "", timed_out=True),
+    ]
+
+
+def test_a_task_that_is_tried_again_acts_on_the_answer_that_was_given_or_on_the_deadline_that_passed(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Answer]
+) -> None:
+    use(monkeypatch, FakeRelease(approval="required"))
+    monkeypatch.setattr(approval, "ask", lambda release: approval.Question("who?", "this one", 0.0))
+    operator = ReleaseApproval(task_id="approval", subject="?")
+    with pytest.raises(AirflowFailException, match="deadline"):
+        operator.execute(context())
+    answers[:] = [Answer(True, "ada", "fine")]
+    assert operator.execute(context()) == {"words": "by ada"}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the links find of a release: nothing, until something is put in."""
+    releases: list[Any] = [None]
+    monkeypatch.setattr(Release, "find", staticmethod(lambda policy, run_id: releases[-1]))
+    return releases
+
+
+def test_every_task_links_to_its_run_its_version_and_the_console(found: list[Any]) -> None:
+    key = SimpleNamespace(dag_id="release_lunar_lander", run_id="run-1")
+    operator = stage("good")
+
+    def urls() -> dict[str, str]:
+        return {link.name: link.get_link(operator, ti_key=key) for link in operator.operator_extra_links}  # type: ignore[arg-type]
+
+    console = f"{home.airflow_url()}/airlock/policies/lunar_lander"
+    assert urls() == {"MLflow run": "", "Model version": "", "Airlock console": console}
+    tracked = SimpleNamespace(tags={"airlock.version": "7"})
+    found.append(SimpleNamespace(experiment_id="3", run_id="abc", tracked=lambda: tracked))
+    assert urls()["MLflow run"].endswith("/#/experiments/3/runs/abc")
+    assert urls()["Model version"].endswith("/#/models/lunar_lander/versions/7")
