@@ -55,7 +55,7 @@ def main() -> int:
             ),
             "binary": lambda: binary(made, scratch, seconds, rounds),
             "decision": lambda: decision(made, scratch),
-            "slow": lambda: slow(made, scratch, seconds),
+            "slow": lambda: slow(made, scratch, seconds, peers),
             "cores": lambda: cores(made, scratch, seconds, rounds),
             "standing": lambda: standing(made, scratch),
         }

@@ -22,6 +22,9 @@ from benchmarks.serving.standing import Standing
 ASKED_OF_THE_CEILING = 0.65
 ASKED_OF_BENTOML = {1: 5, 16: 7, 64: 12}
 TITLE = "Requests/s, × the ceiling's beside it; p50 / p99; the server's CPU time a request"
+REFERENCE_RUN = 5.8
+"""What session.run took, in µs, on the machine that the decision path's 12 µs are asked of."""
+
 OWN = (Gateway.name, GatewayEpisodes.name)
 
 
@@ -119,7 +122,8 @@ def of_decision(added: Added) -> Iterable[str]:
     yield (
         f"In process, batch 1: session.run {added.graph_p50:.1f} µs (p99 {added.graph_p99:.1f}), the whole decision "
         f"path {added.path_p50:.1f} (p99 {added.path_p99:.1f}): it adds {added.added_p50:.1f} µs p50 "
-        f"(12 asked), {added.added_p10:.1f} p10"
+        f"(12 asked where session.run takes {REFERENCE_RUN}), {added.added_p10:.1f} p10; in runs of the graph "
+        f"{added.added_p50 / added.graph_p50:.1f} ({12 / REFERENCE_RUN:.1f} asked)"
     )
 
 
@@ -131,6 +135,16 @@ def of_slow(found: Slow) -> Iterable[str]:
         f"times (3 asked); 1 connection: p50 {found.p50_batched:.1f} ms, unbatched {found.p50_unbatched:.1f}; "
         f"{found.failed} failed"
     )
+    yield (
+        f"  a loop that turns a request round in {found.turn_round:,.0f} µs, as the ceiling does, gives "
+        f"{found.bound:,.0f}/s at most, {found.bound / found.unbatched:.1f} times: batched is "
+        f"{found.batched / found.bound:.0%} of that"
+    )
+    if found.mosec is not None:
+        yield (
+            f"  mosec, batches of up to 64, 5 ms: {found.mosec:,.0f}/s, {found.mosec / found.unbatched:.1f} times, "
+            f"{found.mosec / found.bound:.0%} of that"
+        )
     for connections, fast in found.fast.items():
         yield (
             f"A fast policy beside it, {_connections(connections)}: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +11,16 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from benchmarks.serving import environments, wrk
 from benchmarks.serving import policy as policies
-from benchmarks.serving import wrk
 from benchmarks.serving.apps.slow_session import CALL_SECONDS, ROW_SECONDS
+from benchmarks.serving.closed_loop import bound
 from benchmarks.serving.peers.gateway import Gateway, command
-from benchmarks.serving.peers.peer import JSON, Site, post
+from benchmarks.serving.peers.mosec import Mosec, MosecBatched
+from benchmarks.serving.peers.peer import JSON, Peer, Site, post
+from benchmarks.serving.peers.table import CEILING
 from benchmarks.serving.policy import Policy
+from benchmarks.serving.rounds import run, warm_up
 from benchmarks.serving.server import Launch
 from benchmarks.serving.serving import Serving, serve
 from benchmarks.serving.wrk import Posts
@@ -38,6 +42,9 @@ class Slow(msgspec.Struct, frozen=True):
 
     `p99_batches` is the batched p99 in times of a full batch; `p50_unbatched` and `p50_batched` are at one connection,
     in ms, where a batch of one takes 10.1. `fast` is by the fast policy's number of connections.
+
+    `turn_round` is the ceiling's CPU time a request, in µs, and `bound` the requests/s that no loop with such a
+    turn-round exceeds (see `closed_loop`); `mosec` is mosec's requests/s, None where it is not among the peers.
     """
 
     unbatched: float
@@ -48,6 +55,9 @@ class Slow(msgspec.Struct, frozen=True):
     p50_batched: float
     failed: int
     fast: dict[int, Fast]
+    turn_round: float
+    bound: float
+    mosec: float | None
 
 
 class TwoPolicies(Gateway):
@@ -65,8 +75,23 @@ class TwoPolicies(Gateway):
         return Launch(served, {**whole.environment, "BENCHMARK_SLOW_PACKAGE": str(self._package)})
 
 
-def slow(policy: Policy, scratch: Path, seconds: float) -> Slow:
-    """Measure. Raises NotServing."""
+class SlowMosec(MosecBatched):
+    """mosec with the same graph, in batches as large and waited for as long as its documentation has them."""
+
+    name = "slow-mosec"
+    many_path = None
+
+    def launch(self, site: Site) -> Launch:
+        """Its worker opens the graph that takes its time."""
+        whole = super().launch(site)
+        return Launch(whole.command, {**whole.environment, "BENCHMARK_SLOW": "1"})
+
+
+def slow(policy: Policy, scratch: Path, seconds: float, peers: Sequence[Peer] = ()) -> Slow:
+    """Measure, mosec too where it is one of the `peers`. Raises NotServing."""
+    with serve(CEILING, policy, scratch) as ceiling:
+        warm_up(ceiling.one(), CONNECTIONS)
+        turn_round = run(ceiling.one(), CONNECTIONS, seconds).cpu
     with _gateway(policy, scratch, 1) as (_, posts):
         unbatched = wrk.run(posts, CONNECTIONS, seconds)
         single = wrk.run(posts, 1, seconds)
@@ -83,7 +108,20 @@ def slow(policy: Policy, scratch: Path, seconds: float) -> Slow:
         p50_batched=batch_of_one.p50,
         failed=sum(load.failed for load in (unbatched, single, batched, batch_of_one)),
         fast=fast,
+        turn_round=turn_round,
+        bound=bound(CONNECTIONS, CALL_SECONDS, ROW_SECONDS, turn_round / 1e6),
+        mosec=_mosec(policy, scratch, seconds) if any(isinstance(peer, Mosec) for peer in peers) else None,
     )
+
+
+def _mosec(policy: Policy, scratch: Path, seconds: float) -> float | None:
+    """Its requests/s; None where it is not installed."""
+    python = environments.python(SlowMosec())
+    if python is None:
+        return None
+    with serve(SlowMosec(), policy, scratch, python) as serving:
+        warm_up(serving.one(), CONNECTIONS)
+        return run(serving.one(), CONNECTIONS, seconds).load.rate
 
 
 @contextmanager

@@ -19,10 +19,12 @@ from benchmarks.serving import binary, environments, page, report
 from benchmarks.serving import policy as policies
 from benchmarks.serving.apps import slow_session
 from benchmarks.serving.compare import Line
+from benchmarks.serving.decision import Added
 from benchmarks.serving.peers.mosec import Mosec
 from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.rounds import Cell
+from benchmarks.serving.slow import Slow
 from benchmarks.serving.standing import Standing, Start
 from bentos.package import read_manifest
 from tests.bentos.policy_packages import write_package
@@ -97,6 +99,23 @@ def test_a_peer_that_embeds_python_gets_an_interpreter_with_a_library_where_ther
     assert environments._interpreter(Mosec()) == sys.executable
     monkeypatch.setattr(environments.sysconfig, "get_config_var", lambda _: 1)
     assert environments._interpreter(PEERS["triton"]) == sys.executable
+
+
+def test_the_decision_path_is_told_in_runs_of_the_graph_too() -> None:
+    (said,) = report.sentences("decision", Added(30.0, 90.0, 75.0, 160.0, 45.0, 40.0))
+    assert "it adds 45.0 µs p50 (12 asked where session.run takes 5.8), 40.0 p10" in said
+    assert said.endswith("in runs of the graph 1.5 (2.1 asked)")
+
+
+def test_the_slow_policy_is_held_against_what_a_loop_could_give_and_against_mosec() -> None:
+    found = Slow(80, 2000, 25, 2.5, 10.5, 10.6, 0, {}, turn_round=150, bound=2500, mosec=None)
+    said = list(report.sentences("slow", found))
+    assert said[1:] == [
+        "  a loop that turns a request round in 150 µs, as the ceiling does, gives 2,500/s at most, 31.2 times: "
+        "batched is 80% of that"
+    ]
+    beside = list(report.sentences("slow", msgspec.structs.replace(found, mosec=1500)))
+    assert beside[2] == "  mosec, batches of up to 64, 5 ms: 1,500/s, 18.8 times, 60% of that"
 
 
 def test_each_start_is_told_with_its_readiness_its_first_answers_and_its_memory() -> None:

@@ -1,7 +1,7 @@
 """mosec: its Rust front gathers requests into batches for one Python process, or several.
 
 Its command line is mosec's own; `$BENCHMARK_GRAPH`, `_WORKERS`, `_BATCH` and `_WAIT_MS` say the rest, since its workers
-import this module anew.
+import this module anew. With `$BENCHMARK_SLOW` the graph takes its time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from mosec import Server, Worker  # type: ignore[import-not-found]
 
 from benchmarks.serving.apps.runtime import open_session
+from benchmarks.serving.apps.slow_session import SlowSession
 
 GRAPH = os.environ["BENCHMARK_GRAPH"]
 WORKERS, BATCH, WAIT_MS = (int(os.environ[f"BENCHMARK_{name}"]) for name in ("WORKERS", "BATCH", "WAIT_MS"))
@@ -23,7 +24,7 @@ class Policy(Worker):  # type: ignore[misc]
     """The policy. msgspec reads and writes its JSON: the fastest that mosec can be given."""
 
     def __init__(self) -> None:
-        self._session = open_session(GRAPH)
+        self._session = open_session(GRAPH, SlowSession) if "BENCHMARK_SLOW" in os.environ else open_session(GRAPH)
         self._decode = msgspec.json.Decoder().decode
         self._encode = msgspec.json.Encoder().encode
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnxruntime as ort
 
 
-def open_session(graph: str) -> ort.InferenceSession:
+def open_session(graph: str, kind: type[ort.InferenceSession] = ort.InferenceSession) -> ort.InferenceSession:
     """The graph, on the CPU."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return kind(graph, options, providers=["CPUExecutionProvider"])
