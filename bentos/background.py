@@ -22,6 +22,7 @@ from bentos.journal import Journal
 from bentos.metrics import Metrics
 from bentos.overrides import Overrides
 from bentos.overriding import Overriding
+from bentos.peers import Peers
 from bentos.quarantine import Marks
 from bentos.registry import Registry
 from bentos.reports import Reports
@@ -87,10 +88,13 @@ class Worker:
         if package is not None:
             self.core.route(await asyncio.to_thread(single.route, self.core, package))
         else:
-            self._marks = Marks(self._directory / "marks", self.core.worker)
+            marks = self._directory / "marks"
+            self._marks = Marks(marks, self.core.worker)
+            living = partial(quarantine.living, marks)
             self._follower = Follower(
                 Registry(home.mlflow_url()),
                 self._directory,
+                Peers(self._directory / "peers", self.core.worker, living, grace=2 * poll_seconds()),
                 build=self.core.build,
                 routed=self.core.route,
                 dropped=self.core.drop,

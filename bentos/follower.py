@@ -15,6 +15,7 @@ from bentos.assignment import Canary
 from bentos.faults import QUARANTINE
 from bentos.last_good import Draining, Kept, LastGood
 from bentos.package import PackageError, Policy, load, read_manifest
+from bentos.peers import Peers
 from bentos.plan import Plan, Quarantined, digest_of, plan
 from bentos.quarantine import Mark, Suspect
 from bentos.registry import Picture, Registry, RegistryDown
@@ -26,6 +27,8 @@ _RETRY_SECONDS = 30.0
 _REFRESH_POLLS = 5
 _START_TIMEOUT = 1.5
 _RETIRE_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
+"""How soon it is looked again whether the other workers have loaded what is to be routed."""
 
 Assemble = Callable[[Path], Version]
 BuildVersion = Callable[[str, str, Policy, str], Version]
@@ -40,6 +43,7 @@ class Follower:
         self,
         registry: Registry,
         directory: Path,
+        peers: Peers,
         *,
         build: BuildVersion,
         routed: Callable[[Route], None],
@@ -50,13 +54,16 @@ class Follower:
         mark: Callable[[Suspect], Mark | None],
         unmark: Callable[[Suspect], None],
     ) -> None:
-        """`build` makes a Version from a verified package (in a thread); `routed` and `dropped` hear of routes.
+        """`peers` are the other workers: a version gets no new episodes before they are done loading it.
+
+        `build` makes a Version from a verified package (in a thread); `routed` and `dropped` hear of routes.
 
         `refused` hears once of each version that is not routed; `withdrawn` names the versions that must not decide,
         `quarantined` says which packages must not even be loaded. What is not promoted is on probation: it is loaded,
         and decides, under its `mark`, until `unmark`.
         """
         self._registry = registry
+        self._peers = peers
         self._packages = directory / "packages"
         self._packages.mkdir(parents=True, exist_ok=True)
         self._kept = Kept(directory / "state.json")
@@ -75,6 +82,7 @@ class Follower:
         self._reasons: dict[tuple[str, str, str], tuple[str, float]] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._routes: dict[str, Route] = {}
+        self._looks: dict[str, asyncio.TimerHandle] = {}
         self._polls = 0
         self.seen_at: float | None = None
         self.ok = False
@@ -92,15 +100,19 @@ class Follower:
                 await self._settle()
         except TimeoutError:
             logs.warning("registry slow", detail=f"no answer within {_START_TIMEOUT} s; starting with what was known")
+        self._peers.started()
 
     async def stop(self) -> None:
         """End loads under way and release what is loaded."""
+        for look in self._looks.values():
+            look.cancel()
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         for versions in self._loaded.values():
             for version in versions.values():
                 version.close()
+        self._peers.close()
         await self._registry.close()
 
     async def poll(self) -> None:
@@ -187,6 +199,7 @@ class Follower:
             self._reasons.pop((policy, version, digest), None)
             if replaced is not None:
                 self._unload(policy, replaced)
+            self._peers.done(_key(policy, version, digest))
             logs.info("version loaded", policy=policy, version=version, package_sha256=digest)
         finally:
             self._loading.pop((policy, version), None)
@@ -212,6 +225,7 @@ class Follower:
     def _note_refusal(self, policy: str, version: str, digest: str, reason: str) -> None:
         known = self._reasons.get((policy, version, digest))
         self._reasons[policy, version, digest] = (reason, time.monotonic())
+        self._peers.done(_key(policy, version, digest))
         if known is None or known[0] != reason:
             logs.warning("version refused", policy=policy, version=version, package_sha256=digest, detail=reason)
             self._refuse(policy, version, digest, reason)
@@ -233,6 +247,8 @@ class Follower:
                 canary = None
             elif champion is not None and not same_questions(champion.manifest, challenger.manifest):
                 problem = f"version {canary.version} has other observation or action spaces than the champion"
+                canary = None
+            elif not self._everywhere(policy, challenger, elsewhere=True):
                 canary = None
         provider = loaded.get(asked.canary.version) if asked.canary else None
         if provider is None and loaded:
@@ -265,13 +281,26 @@ class Follower:
             self._serving.pop(policy, None)
             return None
         champion = None if asked.champion in asked.refused else fitting.get(asked.champion)
-        if champion is None and old is not None:
-            champion = old.champion
-        if champion is None and policy in self._serving:
-            champion = self._loaded.get(policy, {}).get(self._serving[policy][0])
+        last = old.champion if old is not None else None
+        if last is None and policy in self._serving:
+            last = self._loaded.get(policy, {}).get(self._serving[policy][0])
+        if champion is None or (champion is not last and not self._everywhere(policy, champion, elsewhere=False)):
+            champion = last
         if champion is not None:
             self._serving[policy] = (champion.name, champion.package_sha256)
         return champion
+
+    def _everywhere(self, policy: str, version: Version, elsewhere: bool) -> bool:
+        """Whether all workers can answer for a version; as long as not, the policy is looked at again soon."""
+        if self._peers.everywhere(_key(policy, version.name, version.package_sha256), elsewhere):
+            return True
+        if policy not in self._looks:
+            self._looks[policy] = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_again, policy)
+        return False
+
+    def _look_again(self, policy: str) -> None:
+        del self._looks[policy]
+        self.reroute(policy)
 
     def _trust(self, picture: Picture, loaded: dict[str, Version], champion: Version | None) -> None:
         """End the probation of versions that were promoted: a worker that dies while they are at work is no news."""
@@ -325,6 +354,7 @@ class Follower:
     def _unload(self, policy: str, version: Version) -> None:
         """Close a version once the requests that already hold its route are surely done."""
         self._unmark(Suspect(policy, version.name, version.package_sha256))
+        self._peers.forget(_key(policy, version.name, version.package_sha256))
         asyncio.get_running_loop().call_later(_RETIRE_SECONDS, version.close)
 
     def _shown(self, picture: Picture, asked: Plan, problem: str | None) -> dict[str, dict[str, Any]]:
@@ -350,6 +380,11 @@ class Follower:
     async def _settle(self) -> None:
         while self._loading:
             await asyncio.wait(self._loading.values())
+
+
+def _key(policy: str, version: str, digest: str) -> str:
+    """What the workers call a version among themselves."""
+    return f"{policy}/{version}/{digest}"
 
 
 def _fitting(picture: Picture, loaded: dict[str, Version]) -> dict[str, Version]:

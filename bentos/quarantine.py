@@ -115,6 +115,23 @@ class Marks:
         os.close(self._file)
 
 
+def living(directory: Path) -> set[str]:
+    """The workers of this machine that keep marks in `directory` and live."""
+    found = set()
+    for path in directory.glob(f"*{_SUFFIX}"):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found.add(path.stem)
+        finally:
+            os.close(file)
+    return found
+
+
 @contextlib.contextmanager
 def dead(directory: Path) -> Iterator[list[Death]]:
     """The deaths that nobody dealt with yet. If the block raises they are kept, as the deaths that they are.

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from bentos import follower as module
+from bentos import peers
 from bentos.faults import Event, Faults
 from bentos.follower import Follower
 from bentos.overrides import Overrides
 from bentos.package import Outcomes, Policy
-from bentos.quarantine import Mark, Marks, Suspect
+from bentos.peers import Peers
+from bentos.quarantine import Mark, Marks, Suspect, living
 from bentos.registry import Picture
 from bentos.routes import Route
 from bentos.rows import Rows
@@ -63,12 +65,14 @@ class Gateway:
     def __init__(self, directory: Path, registry: Registry) -> None:
         self.routes: dict[str, Route] = {}
         self.faults = Faults()
-        self.marks = Marks(directory / "marks", f"w{os.urandom(4).hex()}")
+        worker = f"w{os.urandom(4).hex()}"
+        self.marks = Marks(directory / "marks", worker)
         self.loaded: list[str] = []
         self.marked: dict[str, Mark | None] = {}
         self.follower = Follower(
             registry,  # type: ignore[arg-type]
             directory,
+            Peers(directory / "peers", worker, lambda: living(directory / "marks"), grace=0),
             build=self._build,
             routed=lambda route: self.routes.update({route.policy: route}),
             dropped=lambda policy: None,
@@ -136,6 +140,7 @@ def test_without_a_champion_the_last_version_that_has_a_fallback_is_never_unload
         await gateway.polled()
         await asyncio.sleep(0.05)
         assert await answer(await gateway.polled()) == ([0], ["fallback"], [None])
+        gateway.marks.close()
         again = start()
         await again.follower.start()
         assert await answer(await again.polled()) == ([0], ["fallback"], [None])
@@ -143,6 +148,67 @@ def test_without_a_champion_the_last_version_that_has_a_fallback_is_never_unload
         route = await again.polled(3)
         assert await answer(route) == ([1], ["policy"], ["3"])
         assert set(route.versions) == {"3"}, "with a champion nobody needs it"
+
+    asyncio.run(scenario())
+
+
+def test_nobody_gets_an_episode_of_a_version_before_all_workers_have_it(world: World) -> None:
+    """Be it a canary's or a new champion's; one that starts does not go back, one that is gone is not waited for."""
+    registry, start = world
+
+    async def settled_on(gateway: Gateway, champion: str, challenger: str | None) -> None:
+        route = gateway.routes["p"]
+        while (route.champion.name, route.canary and route.canary.version) != (champion, challenger):
+            await asyncio.sleep(0.01)
+            route = gateway.routes["p"]
+
+    async def scenario() -> None:
+        registry.say({"1": "promoted"}, champion="1")
+        one, other = start(), start()
+        await one.follower.start()
+        await other.follower.start()
+        registry.say({"1": "promoted", "2": "approved"}, champion="1", canary=canary("2"))
+        route = await one.polled()
+        assert ("2" in route.versions, route.canary) == (True, None)
+        route = await other.polled()
+        assert route.canary is not None
+        await settled_on(one, "1", "2")
+
+        registry.say({"1": "promoted", "2": "inconclusive", "3": "promoted"}, champion="3", previous="1")
+        route = await one.polled()
+        assert ("3" in route.versions, route.champion.name) == (True, "1")
+        starting = start()
+        await starting.follower.start()
+        assert starting.routes["p"].champion.name == "1"
+        await other.polled()
+        for gateway in (one, other, starting):
+            await settled_on(gateway, "3", None)
+
+        registry.say({"3": "promoted", "4": "promoted"}, champion="4", previous="3")
+        for gateway in (other, starting):
+            gateway.marks.close()
+        route = await one.polled()
+        assert route.champion is not None
+        assert route.champion.name == "4"
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_a_worker_that_never_loads_a_version_is_not_waited_for_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, start = world
+
+    async def scenario() -> None:
+        registry.say({"1": "promoted"}, champion="1")
+        one, stuck = start(), start()
+        await one.follower.start()
+        await stuck.follower.start()
+        registry.say({"1": "promoted", "2": "promoted"}, champion="2", previous="1")
+        assert (await one.polled()).champion.name == "1"  # type: ignore[union-attr]
+        monkeypatch.setattr(peers, "PATIENCE_SECONDS", 0.0)
+        one.follower.reroute("p")
+        assert one.routes["p"].champion.name == "2"  # type: ignore[union-attr]
 
     asyncio.run(scenario())
 
@@ -180,6 +246,7 @@ def test_a_quarantined_package_leaves_its_running_episodes_to_the_champion_and_i
         route = gateway.routes["p"]
         assert (route.canary, route.withdrawn) == (None, {"2"})
         assert (route.shown["2"]["status"], "quarantined" in route.shown["2"]["reason"]) == ("quarantined", True)
+        gateway.marks.close()
         again = start()
         again.faults = gateway.faults
         again.follower._quarantined = gateway.faults.quarantined
@@ -231,6 +298,7 @@ def test_the_last_good_state_is_whole_at_every_moment(world: World, monkeypatch:
             with pytest.raises(KeyboardInterrupt):
                 await gateway.polled()
         registry.picture = registry.picture.__class__("q", None, None, None, None, None, {})
+        gateway.marks.close()
         again = start()
         monkeypatch.setattr(module.Follower, "poll", lambda self: asyncio.sleep(0))
         await again.follower.start()
