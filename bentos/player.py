@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Sequence
@@ -117,7 +118,10 @@ class Player:
         for episode, episode_return, length in given:
             episode.reported = True
             self.unsent.append({"episode_id": episode.episode_id, "return": episode_return, "length": length})
-        outcomes = [self.unsent.popleft() for _ in range(len(self.unsent))]
+        outcomes = []
+        with contextlib.suppress(IndexError):  # another thread may send some of them meanwhile
+            for _ in range(len(self.unsent)):
+                outcomes.append(self.unsent.popleft())
         parts = [outcomes[at : at + _MOST_ROWS] for at in range(0, len(outcomes), _MOST_ROWS)]
         refused: GatewayError | None = None
         while parts:

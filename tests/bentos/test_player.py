@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -213,6 +214,20 @@ def test_an_outcome_that_could_not_be_sent_is_sent_with_the_next() -> None:
     assert [one["return"] for one in play.double.asked["outcomes"][-1]["outcomes"]] == [1.0, 2.0]
     play.double.run(play.player.report([]))
     assert len(play.double.asked["outcomes"]) == 2
+
+
+def test_outcomes_that_another_thread_sends_meanwhile_are_left_to_it() -> None:
+    class Raced(deque[Any]):
+        """Another thread takes one between the count and the taking."""
+
+        def __len__(self) -> int:
+            return super().__len__() + 1
+
+    play = Play(Double())
+    play.predict([[0.0, 0.0]], starts=[True])
+    play.player.unsent = Raced()
+    play.report(3.0)
+    assert [one["return"] for one in play.double.asked["outcomes"][0]["outcomes"]] == [3.0]
 
 
 def test_an_outcome_that_is_refused_does_not_cost_the_others_and_is_not_sent_again() -> None:
