@@ -20,7 +20,7 @@ from plugins.console import actions, forms, inside, words
 from plugins.console.access import MayRead, SignedIn, login_url, may_act, readable
 from plugins.console.mount import PREFIX
 from plugins.console.work import work
-from tasks import latest_canary, overview
+from tasks import history, latest_canary, overview
 
 _HERE = Path(__file__).parent
 _DATA = ("/data/", "/fragments/", "/static/")
@@ -103,6 +103,14 @@ async def policy_data(policy: str) -> Response:
     return _json(await work(_page, policy))
 
 
+async def policy_history(policy: str) -> Response:
+    """Returns, latency and drift over time, as charts draw them."""
+    part = await work(overview.attempt, lambda: history.recent(policy))
+    if part.problem is not None:
+        raise HTTPException(503, part.problem)
+    return _json({"charts": part.value})
+
+
 async def canary_picture(policy: str, request: Request) -> Response:
     """The picture of the running canary, or the last one."""
     part = await work(overview.attempt, lambda: latest_canary.picture(policy))
@@ -157,6 +165,7 @@ def create() -> FastAPI:
     app.get("/policies/{policy}", dependencies=[MayRead])(policy_page)
     app.get("/fragments/policies/{policy}", dependencies=[MayRead])(policy_fragment)
     app.get("/data/policies/{policy}", dependencies=[MayRead])(policy_data)
+    app.get("/data/policies/{policy}/history", dependencies=[MayRead])(policy_history)
     app.get("/data/policies/{policy}/canary.svg", dependencies=[MayRead])(canary_picture)
     app.post("/policies/{policy}/{action}")(actions.act)
     app.mount("/static", StaticFiles(directory=_HERE / "static"))

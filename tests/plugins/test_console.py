@@ -35,6 +35,7 @@ DATA = (
     "/airlock/data/policies",
     "/airlock/data/policies/cartpole",
     "/airlock/data/policies/cartpole/canary.svg",
+    "/airlock/data/policies/cartpole/history",
 )
 RELEASE = PastRelease(
     "manual__1", "run", "2", "reported", "rolled_back", "it was worse", 1e9, {"MLflow run": "http://mlflow/#/run"}
@@ -146,7 +147,7 @@ def test_a_cookie_that_is_no_good_counts_as_none(visit: Callable[..., TestClient
 
 def test_a_user_without_the_permission_is_refused(visit: Callable[..., TestClient]) -> None:
     browser = visit("none", known_role=False)
-    for path in ("/airlock/policies/cartpole", DATA[1], DATA[3], DATA[4], "/airlock/policies/unheard_of"):
+    for path in ("/airlock/policies/cartpole", DATA[1], DATA[3], DATA[4], DATA[5], "/airlock/policies/unheard_of"):
         answer = browser.get(path)
         assert answer.status_code == 403, path
         assert "470.5" not in answer.text
