@@ -243,6 +243,6 @@ def _record(release: Release, document: dict[str, Any], difference: Bounds) -> N
         "canary.upper": difference.upper,
         **{f"canary.units.{arm}": float(count) for arm, count in document["units"].items()},
     }
-    release.log_metrics({name: value for name, value in numbers.items() if value is not None})
+    release.log_model_metrics({name: value for name, value in numbers.items() if value is not None})
     release.tag(verdict=document["verdict"], reason=document["reason"][:500])
     release.put_json(VERDICT, document)

@@ -12,6 +12,7 @@ from tasks import canary, plots
 from tasks.canary_picture import picture
 from tasks.card_text import Evidence, description, full, overview
 from tasks.checklist.types import PHASES, Checklist
+from tasks.comparison import Difference, compare, side
 from tasks.evidence import units
 from tasks.registry import Registry
 from tasks.runs import Release
@@ -51,6 +52,7 @@ def gather(release: Release, version: str) -> Evidence:
         manifest = read("package/policy.json")
         checklists = [read(f"checklist/{phase}.json") for phase in PHASES]
         found = registry.version(release.policy, version)
+        champion, differences = _against(registry, release, version)
         evidence = Evidence(
             release.policy,
             version,
@@ -71,10 +73,23 @@ def gather(release: Release, version: str) -> Evidence:
             selection=read("selection.json"),
             actions=manifest.get("baselines", {}).get("actions", {}),
             canary=read("canary/verdict.json"),
+            champion=champion,
+            differences=differences,
             checklists=tuple(Checklist.from_json(document) for document in checklists if document),
         )
     pictures = sorted(Path(name).stem for name in release.files("card") if name.endswith(".png"))
     return replace(evidence, pictures=tuple(pictures))
+
+
+def _against(registry: Registry, release: Release, version: str) -> tuple[str | None, tuple[Difference, ...]]:
+    """The champion that the candidate was tried against (or would be now), and what sets them apart."""
+    plan, model = registry.artifact(release.run_id, canary.PLAN), registry.model(release.policy)
+    champion = plan["champion"] if plan else model.aliases.get("champion") if model else None
+    serving = registry.version(release.policy, champion) if champion not in (None, version) else None
+    if serving is None:
+        return None, ()
+    differences = compare(side(registry, serving.run_id, serving.version), side(registry, release.run_id, version))
+    return serving.version, tuple(differences)
 
 
 def draw(evidence: Evidence, folder: Path, course: Draw | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from bentos import home
 from tasks import card_measurements
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
+from tasks.comparison import Difference, markdown
 from tasks.markdown import brief, table
 from tasks.registry import Version
 from tasks.selection import COMPARED_BATCH
@@ -56,17 +57,25 @@ class Evidence:
     checklists: tuple[Checklist, ...] = ()
     pictures: tuple[str, ...] = ()
     bundle: str | None = None
+    champion: str | None = None
+    differences: tuple[Difference, ...] = ()
 
 
 def full(evidence: Evidence) -> str:
     """The whole card, for the artifact card/card.md."""
-    return _compose(evidence, reason_limit=400, pictures=True, benchmark=True)
+    return _compose(evidence, reason_limit=400, pictures=True, compared=True, benchmark=True)
 
 
 def description(evidence: Evidence) -> str:
     """The card for the model version's page: at most LIMIT characters, what is least needed cut first."""
-    for reason_limit, pictures in ((64, True), (45, True), (0, True), (0, False)):
-        text = _spread(_compose(evidence, reason_limit, pictures))
+    for reason_limit, pictures, compared in (
+        (64, True, True),
+        (45, True, True),
+        (0, True, True),
+        (0, True, False),
+        (0, False, False),
+    ):
+        text = _spread(_compose(evidence, reason_limit, pictures, compared))
         if len(text) <= LIMIT:
             return text
     return text[: LIMIT - 1] + "…"
@@ -115,18 +124,19 @@ def _spread(text: str) -> str:
     return "\n\n".join(blocks)
 
 
-def _compose(evidence: Evidence, reason_limit: int, pictures: bool, benchmark: bool = False) -> str:
-    compared = evidence.spec.serve.batch_size or COMPARED_BATCH
+def _compose(
+    evidence: Evidence, reason_limit: int, pictures: bool, compared: bool = True, benchmark: bool = False
+) -> str:
+    batch = evidence.spec.serve.batch_size or COMPARED_BATCH
     sections = [
         _headline(evidence),
         links(evidence),
         _pictures(evidence) if pictures else "",
         _evaluation(evidence),
+        _against(evidence) if compared else "",
         card_measurements.parity(evidence.parity),
-        card_measurements.variants(
-            evidence.benchmark, evidence.quantization, evidence.selection, compared, reason_limit
-        ),
-        card_measurements.benchmark(evidence.benchmark, compared) if benchmark else "",
+        card_measurements.variants(evidence.benchmark, evidence.quantization, evidence.selection, batch, reason_limit),
+        card_measurements.benchmark(evidence.benchmark, batch) if benchmark else "",
         *(_checklist(checklist, reason_limit) for checklist in evidence.checklists),
         _reproduce(evidence),
     ]
@@ -212,6 +222,12 @@ def _evaluation(evidence: Evidence) -> str:
     level = f"{100 * document['confidence']:.0f} % interval"
     header = ["mean return", level, "deviation", "lowest", "highest", "episodes", "required"]
     return "### Evaluation\n\n" + table(header, [row])
+
+
+def _against(evidence: Evidence) -> str:
+    if evidence.champion is None:
+        return ""
+    return "### Against the champion\n\n" + markdown(evidence.champion, list(evidence.differences))
 
 
 def _checklist(checklist: Checklist, reason_limit: int) -> str:

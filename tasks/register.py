@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,8 @@ def register(release: Release) -> dict[str, Any]:
         model_id = _logged_model(mlflow, release, package / manifest.variants["fp32"], manifest)
     _registered_model(mlflow, release)
     version = _version(mlflow, release, model_id, package_sha256, manifest.git_sha)
-    release.tag(version=version)
-    _link_metrics(mlflow, release, model_id, manifest)
+    release.tag(version=version, model_id=model_id)
+    _link_metrics(release, manifest)
     ControlPlane(f"release {release.dag_run_id}").registered(release.policy, version)
     card.update(release, version)
     return {"version": version, "package_sha256": package_sha256, "model_id": model_id}
@@ -119,9 +118,7 @@ def _version(mlflow: MlflowClient, release: Release, model_id: str, package_sha2
     return str(created.version)
 
 
-def _link_metrics(mlflow: MlflowClient, release: Release, model_id: str, manifest: Manifest) -> None:
-    from mlflow.entities import Metric
-
+def _link_metrics(release: Release, manifest: Manifest) -> None:
     evaluation = release.get_json("evaluation/evaluation.json") or {}
     batches = manifest.benchmark.get(manifest.shipped_variant, {}).get("batch", {})
     values = {
@@ -130,12 +127,4 @@ def _link_metrics(mlflow: MlflowClient, release: Release, model_id: str, manifes
         "evaluation/upper": evaluation.get("upper"),
         **{f"latency/p99_us_batch_{batch}": row.get("p99_us") for batch, row in batches.items()},
     }
-    now = int(time.time() * 1000)
-    mlflow.log_batch(
-        release.run_id,
-        metrics=[
-            Metric(name, float(value), now, 0, model_id=model_id, run_id=release.run_id)
-            for name, value in values.items()
-            if value is not None
-        ],
-    )
+    release.log_model_metrics({name: value for name, value in values.items() if value is not None})

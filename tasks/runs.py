@@ -24,6 +24,7 @@ TAG_DAG_RUN = "airlock.dag_run_id"
 TAG_POLICY = "airlock.policy"
 TAG_STAGE = "airlock.stage"
 TAG_VERSION = "airlock.version"
+TAG_MODEL = "airlock.model_id"
 SPEC = "spec.json"
 PARAMS = "params.json"
 
@@ -152,6 +153,13 @@ class Release:
         """Log metrics of the run, in one call."""
         now = int(time.time() * 1000)
         self.log_rows([(key, float(value), now, step) for key, value in metrics.items()])
+
+    def log_model_metrics(self, metrics: dict[str, float]) -> None:
+        """Log metrics of the run and of the logged model that it registered, in one call."""
+        now = int(time.time() * 1000)
+        rows: list[MetricRow] = [(key, float(value), now, 0) for key, value in metrics.items()]
+        with Tracking() as tracking:
+            tracking.log(self.run_id, rows, tracking.get(self.run_id).tags.get(TAG_MODEL))
 
     def log_rows(self, rows: list[MetricRow]) -> None:
         """Log metrics with their own times and steps."""

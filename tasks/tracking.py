@@ -104,11 +104,12 @@ class Tracking(Connection):
         fields = {"run_id": run_id, "tags": [{"key": key, "value": value} for key, value in tags.items()]}
         self.ask("POST", "runs/log-batch", fields)
 
-    def log(self, run_id: str, metrics: list[MetricRow]) -> None:
-        """Log metrics of a run, at most 1,000 in one call."""
+    def log(self, run_id: str, metrics: list[MetricRow], model_id: str | None = None) -> None:
+        """Log metrics of a run, at most 1,000 in one call; with `model_id`, of that logged model, too."""
+        linked = {"model_id": model_id} if model_id else {}
         for start in range(0, len(metrics), 1000):
             rows = [
-                {"key": key, "value": value, "timestamp": timestamp, "step": step}
+                {"key": key, "value": value, "timestamp": timestamp, "step": step, **linked}
                 for key, value, timestamp, step in metrics[start : start + 1000]
             ]
             self.ask("POST", "runs/log-batch", {"run_id": run_id, "metrics": rows})

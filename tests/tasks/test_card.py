@@ -10,6 +10,7 @@ import pytest
 from tasks.card_text import LIMIT, Evidence, description, full, overview
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Checklist, Finding, Phase
+from tasks.comparison import Difference
 from tasks.registry import Version
 from tasks.spec import load
 
@@ -195,3 +196,28 @@ def test_the_models_page_lists_how_each_version_ended_the_newest_first() -> None
 def test_the_models_page_fits_however_many_versions_there_are() -> None:
     versions = [Version(str(n), RUN, {"validation_status": "promoted", "reason": "because " * 50}) for n in range(300)]
     assert len(overview(load("cartpole"), versions)) <= LIMIT
+
+
+def test_the_card_shows_what_sets_the_candidate_apart_where_there_is_room() -> None:
+    differences = (Difference("offline return", "470.0", "481.5"), Difference("action space", "2", "2"))
+    evidence = _evidence(champion="2", differences=differences)
+    assert "| offline return | 470.0 | **481.5** |" in full(evidence)
+    assert "Against the champion" in description(evidence)
+    long = tuple(Difference(f"spec: field {n}", "1", "2") for n in range(200))
+    assert "Against the champion" not in description(replace(evidence, differences=long))
+    assert "spec: field 199" in full(replace(evidence, differences=long))
+
+
+def test_a_link_leads_from_the_card_to_everything_else() -> None:
+    tags = {"bento_tag": "cartpole:3", "approved_by": "ada", "approval_reason": "it balances"}
+    text = description(_evidence(tags=tags, bundle="evidence/cartpole-3.zip", experiment_id="7"))
+    for link in (
+        "/dags/release_cartpole/runs/manual__1)",
+        "/airlock/policies/cartpole)",
+        f"(#/experiments/7/runs/{RUN})",
+        f"(get-artifact?path=evidence/cartpole-3.zip&run_uuid={RUN})",
+        "Bento `cartpole:3`",
+        "Approved by ada**, reason: it balances.",
+    ):
+        assert link in text
+    assert "Evidence bundle" not in description(_evidence())
