@@ -6,6 +6,7 @@ Prometheus computes from them is what `tasks/readings.py` computes from the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from bentos.stats import LATENCY_BUCKETS
 from tasks import alerts
 from tasks.alerts import Rule
+from tasks.errors import Misconfigured
 from tasks.readings import GAUGES, Gauge
 from tasks.spec import PolicySpec
 
@@ -32,6 +34,13 @@ class Expression:
 
     value: str
     samples: str | None = None
+
+
+def duration(text: str) -> str:
+    """A duration as Prometheus writes them. Raises Misconfigured for anything else."""
+    if not re.fullmatch(r"([0-9]+(ms|[smhdwy]))+", text):
+        raise Misconfigured(f"expected a duration such as 30s, 5m or 1h, came {text!r}")
+    return text
 
 
 def _gained(series: str, window: str, of: str = "increase") -> str:

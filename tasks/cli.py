@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import demo, export, files, live, overrides, planning, policies, releases, stack, verify
+from tasks.commands import alerts, demo, export, files, live, overrides, planning, policies, releases, stack, verify
 
 app = typer.Typer(
     name="airlock",
@@ -43,6 +43,7 @@ app.command("resume")(releases.resume)
 app.command("results")(releases.results)
 app.command("override")(overrides.override)
 app.add_typer(policies.app, name="policies")
+app.add_typer(alerts.app, name="alerts")
 app.command("traffic")(live.traffic)
 app.command("export")(export.export)
 app.command("serve")(live.serve)

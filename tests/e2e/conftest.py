@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tasks.airflow_api import Airflow
 from tasks.stack.lifecycle import Running, down, up
 from tasks.stack.ports import free_port
 
 PORTS = ("AIRLOCK_AIRFLOW_PORT", "AIRLOCK_MLFLOW_PORT", "AIRLOCK_GATEWAY_PORT")
+SPECS = Path(__file__).resolve().parents[2] / "dags" / "policies"
+NEVER = "0 0 29 2 *"
+"""A cron that no test lives to see."""
+
+BRISK: dict[str, Any] = {"canary": {"episode_ttl_seconds": 1}, "evaluate": {"minimum_mean_return": 490}}
+ADDED: dict[str, dict[str, Any]] = {
+    "rolling": {**BRISK, "monitor": {"on_breach": "roll_back", "breach_runs": 2}},
+    "learner": {
+        **BRISK,
+        "monitor": {"breach_runs": 1},
+        "retrain": {"on_drift": True},
+        "train": {"total_timesteps": 256},
+    },
+}
+"""Policies beside the shipped ones: cartpole's spec with these changes."""
+
+
+def _specs(directory: Path) -> Path:
+    """The shipped specs and `ADDED`, none of which starts a run by the clock."""
+    shipped = {path.stem: yaml.safe_load(path.read_text()) for path in SPECS.glob("*.yaml")}
+    for name, changes in {**{shipped_name: {} for shipped_name in shipped}, **ADDED}.items():
+        document = dict(shipped.get(name, shipped["cartpole"]), name=name)
+        document["retrain"] = {"on_drift": False}
+        for section, fields in changes.items():
+            document[section] = {**document.get(section, {}), **fields}
+        document["monitor"] = {**document.get("monitor", {}), "schedule": NEVER}
+        (directory / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    return directory
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The running stack. This process's environment points at it while the session lasts. Scheduled runs are off."""
+    """The running stack. This process's environment points at it while the session lasts. No clock starts a run."""
     before = dict(os.environ)
     os.environ["AIRLOCK_HOME"] = str(tmp_path_factory.mktemp("stack"))
-    os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
+    os.environ["AIRLOCK_POLICIES"] = str(_specs(tmp_path_factory.mktemp("policies")))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.environ.update({name: str(free_port()) for name in PORTS})
     try:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentos import package, store
 from tasks.analysis.plan import CanaryPlan
+from tasks.baselines import baselines
 from tasks.runs import Release
 from tasks.selection import choose
 from tasks.spec import Params
@@ -96,7 +97,7 @@ def _quantized(accepted: bool, agreement: float, difference: float, reason: str)
     }
 
 
-def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
+def write_package(directory: Path, release: Release, sign: float = 1.0, episodes: int = 5) -> str:
     """A policy package of the fabricated graph in `directory`, played on CartPole for its baselines; its digest."""
     import gymnasium
     import onnxruntime as ort
@@ -107,20 +108,22 @@ def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
         (directory / name).write_bytes(b"stands for the torch formats")
     session = ort.InferenceSession(str(directory / "policy.onnx"))
     environment = gymnasium.make("CartPole-v1")
-    observations, actions, returns = [], [], []
-    for seed in range(5):
+    observations, actions, returns, played = [], [], [], []
+    for seed in range(episodes):
         observation, _ = environment.reset(seed=seed)
         total, over = 0.0, False
         while not over:
             action = int(session.run(["action"], {"observation": observation[None]})[0][0])
             observations.append(observation)
             actions.append(action)
+            played.append(seed)
             observation, reward, terminated, truncated, _ = environment.step(action)
             total, over = total + float(reward), terminated or truncated
         returns.append(total)
     states, choices = np.array(observations, dtype=np.float32), np.array(actions, dtype=np.int64)
     np.savez(directory / package.BASELINE, observation=states, actions=choices, returns=np.array(returns))
     spec = release.spec
+    discrete = package.Space(type="Discrete", dtype="int64", n=2)
     manifest = package.Manifest(
         schema_version=package.SCHEMA_VERSION,
         name=release.policy,
@@ -129,7 +132,7 @@ def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
         observation_space=package.Space(
             type="Box", shape=(4,), low=(-4.8, None, -0.42, None), high=(4.8, None, 0.42, None)
         ),
-        action_space=package.Space(type="Discrete", dtype="int64", n=2),
+        action_space=discrete,
         inputs=(package.Tensor("observation", "float32", (4,)),),
         outputs=(
             package.Tensor("action", "int64", ()),
@@ -153,18 +156,7 @@ def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
         benchmark={"fp32": benchmark_row(8.0)},
         quantization={},
         selection={"variant": "fp32", "reason": "the fastest that keeps actions and return"},
-        baselines={
-            "observations": {
-                "mean": states.mean(0).tolist(),
-                "std": states.std(0).tolist(),
-                "min": states.min(0).tolist(),
-                "max": states.max(0).tolist(),
-                "count": len(states),
-                "source": "on-policy",
-            },
-            "actions": {"kind": "discrete", "counts": np.bincount(choices, minlength=2).tolist()},
-            "returns": {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "count": len(returns)},
-        },
+        baselines=baselines(discrete, {"observation": states}, choices, np.array(returns), np.array(played)),
         training={
             "dag_run_id": release.dag_run_id,
             "run_id": release.run_id,
@@ -179,7 +171,9 @@ def write_package(directory: Path, release: Release, sign: float = 1.0) -> str:
     return package.write_manifest(directory, manifest)
 
 
-def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None = None, sign: float = 1.0) -> Release:
+def candidate(
+    policy: str, dag_run_id: str = "manual__1", params: Params | None = None, sign: float = 1.0, episodes: int = 5
+) -> Release:
     """A release of `policy` that has been through every build stage up to `select`."""
     release = Release.open(policy, dag_run_id, params or Params())
     random = np.random.default_rng(5)
@@ -230,7 +224,7 @@ def candidate(policy: str, dag_run_id: str = "manual__1", params: Params | None 
     release.put_json("benchmark/int8.json", int8)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "package"
-        digest = write_package(directory, release, sign)
+        digest = write_package(directory, release, sign, episodes)
         with np.load(directory / package.BASELINE) as baseline:
             observations, actions = baseline["observation"], baseline["actions"]
         rollout = Path(scratch) / "rollout.npz"
