@@ -14,39 +14,24 @@ may take to send one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bentos.door import JSON, MAX_BODY, Call, Door, Reply, too_large
+from bentos.heads import Head, Heads
 from bentos.problems import Problem
+from bentos.started import rest
 
 MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
 PATIENCE_SECONDS = 30.0
 """How long a client may take to send a request, or to begin with its first one."""
 
-_MOST_HEADS = 1000
-_LONGEST_HEAD = 2**11
-"""Bytes of a head that is remembered, and how many are."""
-
 _METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
 _SWIFT = ("/act", "/infer")
 _SWEEP_SECONDS = 1.0
-
-
-class _Head(NamedTuple):
-    """What the parser made of a request's head."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: Sequence[tuple[bytes, bytes]]
-    length: int
-    """Bytes of the body that followed, as its Content-Length said."""
 
 
 class Exchange:
@@ -78,14 +63,14 @@ class SwiftProtocol(HttpToolsProtocol):
     """One connection. `door` is set by the subclass that `to` makes."""
 
     door: Door
-    _heads: dict[bytes, _Head]
+    heads: Heads
     _open: WeakSet[SwiftProtocol]
     _sweeping: asyncio.TimerHandle | None = None
 
     @classmethod
     def to(cls, door: Door) -> type[SwiftProtocol]:
         """The protocol of connections that lead to `door`."""
-        return type("Protocol", (cls,), {"door": door, "_heads": {}, "_open": WeakSet()})
+        return type("Protocol", (cls,), {"door": door, "heads": Heads(), "_open": WeakSet()})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,8 +81,8 @@ class SwiftProtocol(HttpToolsProtocol):
         self._size = 0
         self._head = 0
         self._in_head = False
-        self._parsing = False
-        self._parsed = 0
+        self._parsing = False  # whether the parser is within a request
+        self._parsed = 0  # how many it began with the data that came last
         self._began = 0.0
         self._idle_since = 0.0
         self._fixed = self._good = b""
@@ -114,25 +99,26 @@ class SwiftProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer what is known already, else feed the parser; refuse a head that does not end."""
-        if not self._parsing and (self.cycle is None or self.cycle.response_complete):
+        if self._parsing or not (self.cycle is None or self.cycle.response_complete):
+            super().data_received(data)
+        else:
             end = data.find(b"\r\n\r\n") + 4
             head = data[:end]
-            known = self._heads.get(head)
+            known = self.heads.get(head)
             if known is not None and len(data) - end == known.length:
                 self._take(known, data[end:])
                 return
             self._parsed = 0
             super().data_received(data)
-            if self._parsed == 1 and not self._parsing:
-                self._learn(head, len(data) - end)
-            return
-        super().data_received(data)
+            one = self._exchange if self._parsed == 1 and not self._parsing else None
+            if end > 3 and one is not None and one.keep_alive and self._size == len(data) - end:
+                self.heads.learn(head, Head(one.method, one.path, one.query, tuple(self.headers), self._size))
         if self._in_head:
             self._head += len(data)
             if self._head > MAX_HEAD and self.parser is not None:
                 self._give_up(Problem(431, "head_size", f"a request's head has at most {MAX_HEAD} bytes"))
 
-    def _take(self, head: _Head, body: bytes) -> None:
+    def _take(self, head: Head, body: bytes) -> None:
         """A whole request, whose head is known."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
@@ -140,15 +126,6 @@ class SwiftProtocol(HttpToolsProtocol):
         exchange = Exchange(head.method, head.path, head.query, True)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
         self._ask(exchange, body)
-
-    def _learn(self, head: bytes, length: int) -> None:
-        """Remember the head of the one request that came whole, and alone."""
-        exchange = self._exchange
-        if exchange is None or self._size != length or not exchange.keep_alive or len(head) > _LONGEST_HEAD:
-            return
-        if len(self._heads) >= _MOST_HEADS:
-            self._heads.clear()
-        self._heads[head] = _Head(exchange.method, exchange.path, exchange.query, tuple(self.headers), length)
 
     def on_message_begin(self) -> None:
         """A request begins. uvicorn's scope is made only for those that go its way."""
@@ -218,7 +195,7 @@ class SwiftProtocol(HttpToolsProtocol):
             except StopIteration as done:
                 self._reply(exchange, done.value)
                 return
-            answer = _rest(answer, waits_for)
+            answer = rest(answer, waits_for)
         exchange.task = task = self.loop.create_task(answer)
         self.tasks.add(cast(Any, task))
         task.add_done_callback(lambda done: self._answered(exchange, done))
@@ -307,29 +284,3 @@ class SwiftProtocol(HttpToolsProtocol):
             and now - self._idle_since > self.timeout_keep_alive
         ):
             self.transport.close()
-
-
-class _Started:
-    """A coroutine that was run up to its first wait, to be awaited for the rest."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Reply], waits_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, Reply]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                given = yield waits_for
-            except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the coroutine's to handle
-                step = partial(self._coroutine.throw, error)
-            else:
-                step = partial(self._coroutine.send, given)
-            try:
-                waits_for = step()
-            except StopIteration as done:
-                return cast(Reply, done.value)
-
-
-async def _rest(coroutine: Coroutine[Any, Any, Reply], waits_for: Any) -> Reply:
-    return await _Started(coroutine, waits_for)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from bentos import protocol
+from bentos import heads, protocol
 from bentos.app import App
 from bentos.door import MAX_BODY, Call, Door, Reply
 from bentos.guard import Guard
@@ -216,6 +216,12 @@ def test_an_endless_head_and_an_endless_body_are_refused_and_cut_off(port: int, 
     assert door.calls == []
 
 
+def test_a_head_that_is_too_large_and_comes_at_once_is_refused(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/policies/p/act HTTP/1.1\r\nX-Y: " + b"z" * (MAX_HEAD + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")
+
+
 def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
     silent = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -289,14 +295,12 @@ def test_a_chunked_body_is_parsed_each_time(port: int) -> None:
     assert bodies == [b"POST /v1/policies/p/act " + body for body in (b"abc", b"", b"de")]
 
 
-def test_no_more_heads_are_kept_than_fit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_MOST_HEADS", 3)
-    heads: list[int] = []
-    learn = SwiftProtocol._learn
-    monkeypatch.setattr(
-        SwiftProtocol, "_learn", lambda self, *given: (learn(self, *given), heads.append(len(self._heads)))
-    )
+def test_no_more_heads_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "MOST", 3)
+    known, sizes = heads.Heads(), []
     for number in range(7):
-        assert _talk(port, _request(b"x", f"/v1/policies/p{number}/act"))[0][0] == 200
-    assert _talk(port, _request(b"x", "/v1/policies/p/act", "POST", f"X-Long: {'y' * 5000}"))[0][0] == 200
-    assert heads == [1, 2, 3, 1, 2, 3, 1, 1]
+        known.learn(b"%d" % number, heads.Head("POST", f"/{number}", b"", (), 0))
+        sizes.append(len(known))
+    assert sizes == [1, 2, 3, 1, 2, 3, 1]
+    known.learn(b"y" * (heads.LONGEST + 1), heads.Head("POST", "/", b"", (), 0))
+    assert list(known) == [b"6"]

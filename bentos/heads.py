@@ -1,0 +1,35 @@
+"""Heads of requests that were parsed before: clients send the same one again and again.
+
+What httptools makes of the same bytes is the same each time, so it is looked up by them, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MOST = 1000
+"""Heads that are remembered; a client that sends its body's length sends some dozens."""
+LONGEST = 2**11
+"""Bytes of the longest of them."""
+
+
+class Head(NamedTuple):
+    """A request without its body, as it was parsed; header names are lower case. `length` is that of the body."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+    length: int
+
+
+class Heads(dict[bytes, Head]):
+    """Heads by their bytes, the empty line that ends them included."""
+
+    def learn(self, data: bytes, head: Head) -> None:
+        """Remember a head, unless it is too long. When there are too many, all others are forgotten first."""
+        if len(data) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[data] = head
