@@ -73,7 +73,8 @@ class Signer:
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
-        self._seen: dict[str, Episode] = {}
+        self.seen: dict[str, Episode] = {}
+        """Episodes by their ids, of ids that were checked before. Not for changing."""
 
     def nonce(self, policy: str, generation: str, key: str, place: int) -> str:
         """The episode key of a client's request key: always the same, and no client can tell it beforehand."""
@@ -86,12 +87,12 @@ class Signer:
 
     def episode(self, episode_id: str) -> Episode:
         """The episode of an id. Raises Forged. Ids checked before are remembered: later steps cost a lookup."""
-        seen = self._seen.get(episode_id)
+        seen = self.seen.get(episode_id)
         if seen is None:
             seen = self._open("e1", episode_id, Episode, msgspec.json.decode)
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            self._seen[episode_id] = seen
+            if len(self.seen) >= _REMEMBERED:
+                self.seen.clear()
+            self.seen[episode_id] = seen
         return seen
 
     def state_token(self, state: State) -> str:

@@ -64,7 +64,8 @@ class Route:
         self.provider = champion or provider
         self.shown = shown
         self.manifest = self.provider.manifest if self.provider else None
-        self._seats: dict[tuple[str, str, str], Seat] = {}
+        self.seats: dict[tuple[str, str, str], Seat] = {}
+        """Seats asked for before, by version, arm and generation. Not for changing."""
         self._outside: Seat | None = None
         if champion is not None:
             self._outside = Seat(champion, champion.name, CHAMPION, "", False)
@@ -135,7 +136,7 @@ class Route:
     def _seat(self, version: str, arm: str, generation: str) -> Seat:
         """One seat for all that are alike: rows are told apart by it."""
         key = (version, arm, generation)
-        seat = self._seats.get(key)
+        seat = self.seats.get(key)
         if seat is None:
             own = self.versions.get(version)
             chain = own or self.champion or self.provider
@@ -143,6 +144,6 @@ class Route:
                 raise no_version(self.policy)
             rescue = version == "" or version in self.withdrawn or (own is None and self.champion is None)
             seat = Seat(chain, version, arm, generation, rescue)
-            if len(self._seats) < _REMEMBERED:
-                self._seats[key] = seat
+            if len(self.seats) < _REMEMBERED:
+                self.seats[key] = seat
         return seat

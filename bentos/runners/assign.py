@@ -38,8 +38,9 @@ class Assign:
             return [outside if user is None else route.seat_of_unit(user) for user in users]
         if version is not None:
             _check_version(episodes, version)
+        seat_of = route.seats.get
         return [
-            route.seat_of_episode(episode)
+            seat_of((episode.version, episode.arm, episode.generation)) or route.seat_of_episode(episode)
             if episode is not None
             else outside
             if user is None

@@ -179,7 +179,15 @@ class Validate:
         signer, policy = self._signer, self._policy
         if size == 1 and ids[0] is not None:
             return [check_episode(signer, ids[0], policy)]
-        return [None if one is None else check_episode(signer, one, policy) for one in ids]
+        seen = signer.seen.get
+        return [
+            None
+            if one is None
+            else check_episode(signer, one, policy)
+            if (episode := seen(one)) is None or episode.policy != policy
+            else episode
+            for one in ids
+        ]
 
     def _users(self, ids: list[str | None], size: int) -> list[str]:
         _same_length("user_ids", ids, size)
