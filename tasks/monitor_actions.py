@@ -29,7 +29,8 @@ def choose(
     """What to do: {"what", "why"}. `state` is `ControlPlane.state`; `standings` has "breach" and "shift".
 
     A rollback comes first, and only to a version that gateways route: never to one that was rolled back. Where there is
-    none, or the spec does not ask for it, drift and decay may ask for a release.
+    none, or the spec does not ask for it, drift and decay may ask for a release, once until they are over: what has
+    changed for good would ask for one after the other.
     """
     cooldown = 60.0 * spec.monitor.cooldown_minutes
     words = ["nothing that asks for an action stands"]
@@ -47,10 +48,14 @@ def choose(
             return {"what": ROLL_BACK, "why": f"back to version {previous}"}
         else:
             words = [_still(breached, acted_at, at, cooldown)]
-    if spec.retrain.on_drift and standings["shift"].raised:
-        if may_act(standings["shift"], shifted, acted_at, at, cooldown):
+    since = standings["shift"].since
+    if spec.retrain.on_drift and since is not None:
+        if acted_at is not None and acted_at >= since:
+            words.append("what was to be done about this drift or decay has been done")
+        elif may_act(standings["shift"], shifted, acted_at, at, cooldown):
             return {"what": RETRAIN, "why": "a release was asked for"}
-        words.append(_still(shifted, acted_at, at, cooldown))
+        else:
+            words.append(_still(shifted, acted_at, at, cooldown))
     return {"what": NONE, "why": "; ".join(dict.fromkeys(words))}
 
 
