@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.models.hitl import HITLDetail
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
+from airflow.sdk.serde import deserialize, serialize
 
 from bentos import home
 from plugins.operators import approval as approval_module
@@ -210,19 +212,28 @@ def test_the_question_waits_as_long_as_is_left_and_rejects_by_default(monkeypatc
     assert set(asked["params"]) == {"reason"}
 
 
+def event(option: str, who: str | None, reason: str = "") -> dict[str, Any]:
+    """What Airflow hands a task that resumes: its own payload, through its own serialization. Nobody: the deadline."""
+    detail = HITLDetail(
+        chosen_options=[option],
+        params_input={"reason": reason},
+        responded_at=datetime.now(UTC),
+        responded_by={"id": "1", "name": who} if who else None,
+    )
+    payload: dict[str, Any] = deserialize(serialize(detail.as_resume_event_payload(timedout=who is None)))
+    return payload
+
+
 def test_a_persons_answer_is_recorded_and_a_rejection_fails_the_task(
     monkeypatch: pytest.MonkeyPatch, answers: list[Answer]
 ) -> None:
     use(monkeypatch, FakeRelease(approval="required"))
     operator = ReleaseApproval(task_id="approval", subject="?")
-    ada = {"id": "1", "name": "ada"}
-    operator.execute_complete(
-        context(), {"chosen_options": ["Approve"], "responded_by_user": ada, "params_input": {"reason": " fine "}}
-    )
+    operator.execute_complete(context(), event("Approve", "ada", " fine "))
     with pytest.raises(AirflowFailException, match="ada"):
-        operator.execute_complete(context(), {"chosen_options": ["Reject"], "responded_by_user": ada})
+        operator.execute_complete(context(), event("Reject", "ada"))
     with pytest.raises(AirflowFailException, match="deadline"):
-        operator.execute_complete(context(), {"chosen_options": ["Reject"], "responded_by_user": None})
+        operator.execute_complete(context(), event("Reject", None))
     assert answers == [
         Answer(True, "ada", "fine"),
         Answer(False, "ada", ""),
