@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ FRESH_STEPS = 20
 """How often connections are made anew: kept ones would all end at the worker that has lived longest."""
 
 EXAMPLES = 5
+PROGRESS_CYCLES = 10
 
 
 class Stroll(gymnasium.Env[Any, Any]):
@@ -262,9 +264,18 @@ def _spaces(gateway: GatewayProcess, policy: str) -> tuple[Any, Any]:
 
 
 def run_cycles(
-    releases: Releases, players: Players, cycles: int, actions: int, killer: Killer | None, chance: random.Random
+    releases: Releases,
+    players: Players,
+    cycles: int,
+    actions: int,
+    killer: Killer | None,
+    chance: random.Random,
+    progress: Callable[[Seen], None] = lambda seen: None,
 ) -> Seen:
-    """Cycles of canary, promotion and rollback, a kill in each at one of its three writes, until there were enough."""
+    """Cycles of canary, promotion and rollback, a kill in each at one of its three writes, until there were enough.
+
+    `progress` hears after each cycle what was seen so far.
+    """
     done = 0
     with players:
         while done < cycles or players.seen.actions < actions:
@@ -277,8 +288,13 @@ def run_cycles(
 
             releases.cycle(written)
             done += 1
+            progress(_told(players, done, killer))
+    return _told(players, done, killer)
+
+
+def _told(players: Players, cycles: int, killer: Killer | None) -> Seen:
     seen = players.seen
-    seen.cycles, seen.kills = done, killer.kills if killer else 0
+    seen.cycles, seen.kills = cycles, killer.kills if killer else 0
     return seen
 
 
@@ -347,6 +363,15 @@ def run_outcomes(gateway: GatewayProcess, policy: str, killer: Killer, kills: in
     )
 
 
+def report_progress(console: Console, seen: Seen) -> None:
+    """Print how far a run has come, every ten cycles."""
+    if seen.cycles % PROGRESS_CYCLES == 0:
+        console.print(
+            f"{seen.seconds:.0f} s: {seen.cycles} cycles, {seen.kills} kills, {seen.actions:,} actions, "
+            f"{seen.failures.total()} failures, {len(seen.changes)} changes of version"
+        )
+
+
 def report_cycles(console: Console, title: str, seen: Seen) -> bool:
     """Print what was seen; whether all is as it should be."""
     table = Table("", title)
@@ -403,13 +428,15 @@ def main() -> int:
                 releases = Releases(mlflow, gateway, package, home)
                 name = releases.name
                 killer = Killer(gateway, chance)
+                progress = partial(report_progress, console)
                 players = Players(remote_play(gateway, name))
-                remote = run_cycles(releases, players, given.cycles, given.actions, killer, chance)
+                remote = run_cycles(releases, players, given.cycles, given.actions, killer, chance, progress)
                 fine = report_cycles(console, "RemotePolicy, workers killed", remote)
                 kept = run_outcomes(gateway, name, Killer(gateway, chance), given.kills)
                 fine &= report_outcomes(console, kept)
                 wait_until(lambda: len(gateway.workers()) == WORKERS, "all workers are back", 120.0)
-                raw = run_cycles(releases, Players(raw_play(gateway, name)), given.cycles, given.actions, None, chance)
+                players = Players(raw_play(gateway, name))
+                raw = run_cycles(releases, players, given.cycles, given.actions, None, chance, progress)
                 fine &= report_cycles(console, "requests sent once, no worker killed", raw)
             finally:
                 gateway.stop()
