@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uvicorn.protocols.http import auto
 
-from bentos import home, logs, single
+from bentos import bad_requests, home, logs, single
 from bentos.app import App, Asgi
 from bentos.background import Worker
 from bentos.door import Door
@@ -24,6 +24,7 @@ def running() -> Worker | None:
 def app(following: Asgi, bento_version: str | None) -> App:
     """The app that this process runs: the gateway's own in front of BentoML's (`following`)."""
     logs.configure()
+    bad_requests.log_as_lines()
     door = Door(Guard(home.secret("admin_token"), clients()))
     door.admit(PREFIX, InferenceDesk(door).answer)
     # the server that BentoML is about to make takes its protocol from here

@@ -5,6 +5,7 @@ They cost nanoseconds on the decision path and are flushed about once a second, 
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
@@ -63,7 +64,16 @@ class Arm:
         self.observation_sampled = 0
         self.observation_outlier = 0
         self.shadow: dict[str, float] = {}
+        self.last_decided = 0.0
+        """Unix seconds of the last decision, as exact as the counters are flushed; 0 before any."""
         self.changed = False
+        self._known_requests = 0
+
+    def dated(self, now: float) -> None:
+        """If there were requests since the last call, the last of them was now."""
+        if self.requests != self._known_requests:
+            self._known_requests = self.requests
+            self.last_decided = now
 
     def decided(self, rows: int, seconds: float) -> None:
         """A request of `rows` decisions took `seconds`; its latency counts once."""
@@ -108,6 +118,7 @@ class Arm:
             "episodes": self.episodes,
             "return_sum": self.return_sum,
             "length_sum": self.length_sum,
+            "last_decided": self.last_decided,
             "breaker_open": self.breaker_open,
             "observation_out_of_range": self.observation_out_of_range,
             "observation_sampled": self.observation_sampled,
@@ -135,6 +146,7 @@ class Stats:
         changed = [(key, arm) for key, arm in self.arms.items() if arm.changed]
         for _, arm in changed:
             arm.changed = False
+            arm.dated(time.time())
         return changed
 
 
@@ -206,6 +218,8 @@ def total(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
             elif isinstance(value, dict):
                 for key, times in value.items():
                     summed[name][key] = summed[name].get(key, 0) + times
+            elif name == "last_decided":
+                summed[name] = max(summed[name], value)
             elif isinstance(value, bool):
                 summed[name] = summed[name] or value
             else:

@@ -8,7 +8,7 @@ from typing import Any
 from bentos import stats
 from bentos.views import Cell
 
-_NANOSECONDS = 1e9
+_MILLISECONDS, _NANOSECONDS = 1e3, 1e9
 _ARMS = ("champion", "control", "challenger")
 _UNTIMED = ("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 
@@ -23,7 +23,7 @@ def of_version(policy: str, version: str, cells: Iterable[Cell]) -> dict[str, An
     return {
         "name": policy,
         "version": version,
-        "last_inference": 0,
+        "last_inference": round(total["last_decided"] * _MILLISECONDS),
         "inference_count": total["decisions"],
         "execution_count": total["requests"],
         "inference_stats": {

@@ -177,6 +177,18 @@ def test_statistics_count_what_was_inferred(triton: InferenceServerClient) -> No
     assert len(triton.get_inference_statistics()["model_stats"]) == 1
 
 
+def test_statistics_say_when_was_last_inferred(triton: InferenceServerClient) -> None:
+    def last() -> int:
+        (one,) = triton.get_inference_statistics("cartpole", "7")["model_stats"]
+        return int(one["last_inference"])
+
+    for _ in range(2):
+        began = time.time_ns() // 1_000_000
+        triton.infer("cartpole", [observation(some(1))])
+        wait_until(lambda began=began: last() >= began, "the inference is dated")
+        assert last() <= time.time_ns() // 1_000_000
+
+
 def json_request(rows: np.ndarray, **changes: Any) -> dict[str, Any]:
     tensor = {"name": "observation", "shape": list(rows.shape), "datatype": "FP32", "data": rows.tolist(), **changes}
     return {"inputs": [tensor]}

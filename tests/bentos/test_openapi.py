@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bentoml
@@ -82,6 +83,28 @@ def test_bentomls_client_asks_with_types(served: GatewayProcess) -> None:
         with pytest.raises(BentoMLException, match="no policy"):
             client.act(policy="chess", observations=[RIGHT])
     assert Signer(EPISODE_KEY).episode(episode["episode_id"]).version == "7"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"policy": "cartpole"}', 400, "observations: Field required"),
+        (b'{"policy": "cartpole", "observations": [[1.0]]}', 422, "observation"),
+        (b'{"policy": "chess", "observations": [[1.0]]}', 404, "chess"),
+        (b'{"policy": ', 400, ""),
+    ],
+)
+def test_a_bad_request_to_bentomls_route_is_a_line_in_the_log(
+    served: GatewayProcess, body: bytes, status: int, said: str
+) -> None:
+    before = len(served.log.read_bytes())
+    answer = httpx.post(f"{served.url}/act", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    added = served.log.read_bytes()[before:].decode()
+    assert "Traceback" not in added
+    (line,) = [json.loads(one) for one in added.splitlines() if '"path":"/act"' in one]
+    assert (line["status"], line["level"], line["method"]) == (status, "warning", "POST")
+    assert said in line["detail"]
 
 
 def test_bentomls_route_is_described_with_its_answer(document: dict[str, Any]) -> None:
