@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from bentos.oip.desk import place_of
 from bentos.package import load
-from tests.bentos.gateway_process import GatewayProcess
+from tests.bentos.gateway_process import GatewayProcess, wait_until
 
 INFER = "/v2/models/cartpole/infer"
 
