@@ -28,6 +28,9 @@ MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
 PATIENCE_SECONDS = 30.0
 """How long a client may take to send a request, or to begin with its first one."""
+KEEP_ALIVE_SECONDS = 75.0
+"""How long a connection may idle between requests: longer than load balancers (60 s is common) and pools keep theirs,
+for a request that comes while the connection is being closed is lost."""
 
 _METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
 _SWIFT = ("/act", "/infer")
@@ -74,6 +77,7 @@ class SwiftProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.timeout_keep_alive = max(self.timeout_keep_alive, KEEP_ALIVE_SECONDS)
         self.url = b""
         self.headers = []
         self._exchange: Exchange | None = None

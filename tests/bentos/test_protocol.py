@@ -21,6 +21,9 @@ from bentos.problems import Problem
 from bentos.protocol import MAX_HEAD, SwiftProtocol
 from tasks.stack.ports import free_port
 
+KEEP_ALIVE_SECONDS = 2
+"""What uvicorn is told."""
+
 
 class Echo(Door):
     """Says what it was asked; a body `wait` is answered once `go` is set."""
@@ -84,7 +87,7 @@ def port(door: Echo) -> Iterator[int]:
         port=number,
         http=SwiftProtocol.to(door),
         log_level="critical",
-        timeout_keep_alive=2,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
@@ -224,6 +227,7 @@ def test_a_head_that_is_too_large_and_comes_at_once_is_refused(port: int) -> Non
 
 def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.5)
     silent = socket.create_connection(("127.0.0.1", port), timeout=20)
     halfway = socket.create_connection(("127.0.0.1", port), timeout=20)
     halfway.sendall(_request(b"never whole")[:-3])
@@ -234,6 +238,15 @@ def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, mo
     assert _is_closed(halfway)
     assert _is_closed(silent)
     assert _is_closed(kept)
+
+
+def test_a_connection_is_kept_longer_than_those_before_the_gateway_keep_theirs(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as kept:
+        kept.sendall(_request(b"x"))
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        time.sleep(KEEP_ALIVE_SECONDS + 0.5)
+        kept.sendall(_request(b"x"))
+        assert kept.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_an_answer_that_waits_is_given_up_when_its_client_goes(port: int, door: Echo) -> None:
