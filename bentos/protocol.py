@@ -28,7 +28,7 @@ MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
 PATIENCE_SECONDS = 30.0
 """How long a client may take to send a request, or to begin with its first one."""
-KEEP_ALIVE_SECONDS = 75.0
+KEEP_ALIVE_SECONDS = 75
 """How long a connection may idle between requests: longer than load balancers (60 s is common) and pools keep theirs,
 for a request that comes while the connection is being closed is lost."""
 

@@ -227,7 +227,7 @@ def test_a_head_that_is_too_large_and_comes_at_once_is_refused(port: int) -> Non
 
 def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 1)
     silent = socket.create_connection(("127.0.0.1", port), timeout=20)
     halfway = socket.create_connection(("127.0.0.1", port), timeout=20)
     halfway.sendall(_request(b"never whole")[:-3])
