@@ -9,7 +9,7 @@ from typing import Any
 from tasks.markdown import brief, table
 from tasks.registry import Registry
 
-WIDTH = 60
+WIDTH, SHORT = 60, 30
 _NOT_COMPARED = ("name",)
 
 
@@ -73,10 +73,7 @@ def compare(champion: Side, candidate: Side) -> list[Difference]:
 
 def markdown(champion: str, differences: list[Difference]) -> str:
     """The differences as a table; what differs stands bold on the candidate's side."""
-    rows = [
-        [found.what, _cell(found.champion), _cell(found.candidate) if found.same else f"**{_cell(found.candidate)}**"]
-        for found in differences
-    ]
+    rows = [[found.what, _cell(found.champion), _changed(found)] for found in differences]
     return table(["", f"champion (version {champion})", "candidate"], rows)
 
 
@@ -138,6 +135,13 @@ def _only(document: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]
 
 def _text(value: Any) -> str:
     return "none" if value is None or value == {} else str(value)
+
+
+def _changed(found: Difference) -> str:
+    """The candidate's cell: bold where it differs, short where a long one is the same."""
+    if not found.same:
+        return f"**{_cell(found.candidate)}**"
+    return _cell(found.candidate) if len(found.candidate) <= SHORT else "the same"
 
 
 def _cell(text: str) -> str:
