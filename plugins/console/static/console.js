@@ -106,7 +106,8 @@
     form.setAttribute("aria-busy", "true");
     tell("Working…", "");
     try {
-      const answer = await fetch(form.action, {
+      // not `form.action`: a form may have a field of that name
+      const answer = await fetch(form.getAttribute("action"), {
         method: "POST",
         credentials: "same-origin",
         headers: { Accept: "application/json" },
