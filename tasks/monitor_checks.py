@@ -162,7 +162,10 @@ def _errors(spec: PolicySpec, evidence: Evidence) -> Finding:
 
 
 def _resources(spec: PolicySpec, evidence: Evidence) -> Finding:
-    with Sampler(gateway_processes(home.gateway_url())) as sampler:
+    processes = gateway_processes(home.gateway_url())
+    if not processes:
+        return Finding("skip", "the gateway does not run on this machine: what watches its own watches its resources")
+    with Sampler(processes) as sampler:
         sampler.wait(SAMPLE_SECONDS)
     return live.resource_usage(sampler.samples, int(evidence.seen.counters["decisions"]))
 

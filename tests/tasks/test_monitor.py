@@ -87,7 +87,7 @@ def test_a_policy_without_a_champion_is_skipped(make_policy: MakePolicy) -> None
 
 
 def test_a_sound_champion_passes_and_what_has_been_judged_is_not_judged_again(make_policy: MakePolicy) -> None:
-    policy = make_policy(canary=EXAMPLE, checks={"resource_usage": "off"})
+    policy = make_policy(canary=EXAMPLE)
     promoted(policy, "manual__1")
     traffic = Traffic(policy, "1")
     traffic.serve()
