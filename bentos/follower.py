@@ -8,7 +8,6 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bentos import logs
 from bentos.assignment import Canary
@@ -20,6 +19,7 @@ from bentos.plan import Plan, Quarantined, digest_of, plan
 from bentos.quarantine import Mark, Suspect
 from bentos.registry import Picture, Registry, RegistryDown
 from bentos.routes import Route
+from bentos.shown import fitting, number, shown
 from bentos.unopened import Unopened
 from bentos.versions import Version, same_questions
 
@@ -235,14 +235,14 @@ class Follower:
         picture = self._pictures[policy]
         asked = plan(picture, self._quarantined)
         loaded = self._loaded.get(policy, {})
-        fitting = _fitting(picture, loaded)
+        fits = fitting(picture, loaded)
         old = self._routes.get(policy)
-        champion = self._champion(policy, asked, fitting, old)
+        champion = self._champion(policy, asked, fits, old)
         self._trust(picture, loaded, champion)
         self._drain(policy, asked, loaded, champion)
         canary, problem = asked.canary, asked.problem
         if canary is not None:
-            challenger = fitting.get(canary.version)
+            challenger = fits.get(canary.version)
             if challenger is None or (champion.name if champion else None) != canary.champion:
                 canary = None
             elif champion is not None and not same_questions(champion.manifest, challenger.manifest):
@@ -252,7 +252,7 @@ class Follower:
                 canary = None
         provider = loaded.get(asked.canary.version) if asked.canary else None
         if provider is None and loaded:
-            provider = loaded[max(loaded, key=_number)]
+            provider = loaded[max(loaded, key=number)]
         route = Route(
             policy,
             champion=champion,
@@ -261,7 +261,7 @@ class Follower:
             versions=dict(loaded),
             withdrawn=self._withdrawn(policy, champion.name if champion else None, canary, loaded),
             provider=provider,
-            shown=self._shown(picture, asked, problem),
+            shown=shown(picture, asked, loaded, self._quarantined, self._reason, problem),
         )
         if old is None or not _same(old, route):
             self._routes[policy] = route
@@ -275,12 +275,12 @@ class Follower:
                 versions={name: one["status"] for name, one in route.shown.items()},
             )
 
-    def _champion(self, policy: str, asked: Plan, fitting: dict[str, Version], old: Route | None) -> Version | None:
+    def _champion(self, policy: str, asked: Plan, fits: dict[str, Version], old: Route | None) -> Version | None:
         """The champion to route: the registry's, or the last good one for as long as that cannot answer."""
         if asked.champion is None:
             self._serving.pop(policy, None)
             return None
-        champion = None if asked.champion in asked.refused else fitting.get(asked.champion)
+        champion = None if asked.champion in asked.refused else fits.get(asked.champion)
         last = old.champion if old is not None else None
         if last is None and policy in self._serving:
             last = self._loaded.get(policy, {}).get(self._serving[policy][0])
@@ -357,25 +357,10 @@ class Follower:
         self._peers.forget(_key(policy, version.name, version.package_sha256))
         asyncio.get_running_loop().call_later(_RETIRE_SECONDS, version.close)
 
-    def _shown(self, picture: Picture, asked: Plan, problem: str | None) -> dict[str, dict[str, Any]]:
-        shown: dict[str, dict[str, Any]] = {}
-        loaded = self._loaded.get(picture.policy, {})
-        fitting = _fitting(picture, loaded)
-        for name in sorted({*asked.wanted, *asked.refused, *loaded}, key=_number):
-            digest = digest_of(picture, name)
-            reason = self._reasons.get((picture.policy, name, digest))
-            entry: dict[str, Any] = {"status": "loading", "package_sha256": digest}
-            if name in asked.refused and self._quarantined(digest):
-                entry = {"status": "quarantined", "package_sha256": digest, "reason": asked.refused[name]}
-            elif name in fitting and name not in asked.refused:
-                entry = {"status": "ready", "package_sha256": loaded[name].package_sha256, **loaded[name].remarks}
-            elif reason is not None:
-                entry = {"status": "refused", "package_sha256": digest, "reason": reason[0]}
-            entry["validation_status"] = picture.versions.get(name, {}).get("validation_status", "none")
-            if problem and asked.canary and name == asked.canary.version:
-                entry["reason"] = problem
-            shown[name] = entry
-        return shown
+    def _reason(self, policy: str, version: str, digest: str) -> str | None:
+        """Why a version is refused, if it is."""
+        reason = self._reasons.get((policy, version, digest))
+        return None if reason is None else reason[0]
 
     async def _settle(self) -> None:
         while self._loading:
@@ -385,19 +370,6 @@ class Follower:
 def _key(policy: str, version: str, digest: str) -> str:
     """What the workers call a version among themselves."""
     return f"{policy}/{version}/{digest}"
-
-
-def _fitting(picture: Picture, loaded: dict[str, Version]) -> dict[str, Version]:
-    """The loaded versions whose package is the one that the registry names now (drained ones it no longer tells of)."""
-    return {
-        name: version
-        for name, version in loaded.items()
-        if name not in picture.versions or version.package_sha256 == digest_of(picture, name)
-    }
-
-
-def _number(version: str) -> tuple[int, str]:
-    return (int(version), "") if version.isdigit() else (-1, version)
 
 
 def _same(old: Route, new: Route) -> bool:
