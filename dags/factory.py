@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, TaskGroup, TriggerRule
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, Param, TaskGroup, TriggerRule
 
+from dags.learn import cron as _cron
+from dags.learn import learn_dag
 from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator
 from plugins.operators.monitor import AskForRelease, LookAtChampion
@@ -20,7 +22,8 @@ FAMILIES = ("fp32", "fp16", "int8")
 def dags_of(policy: str) -> dict[str, DAG]:
     """The DAGs of `policy`, by the name a DAG file binds them to. Raises SpecError when its spec is broken."""
     spec = load(policy)
-    return {f"release_{policy}": release_dag(spec), f"monitor_{policy}": monitor_dag(spec)}
+    dags = {f"release_{policy}": release_dag(spec), f"monitor_{policy}": monitor_dag(spec)}
+    return dags | ({f"learn_{policy}": learn_dag(spec, spec.learn)} if spec.learn else {})
 
 
 def release_dag(spec: PolicySpec) -> DAG:
@@ -98,11 +101,6 @@ def drift_asset(policy: str) -> Asset:
     return Asset(f"airlock://{policy}/drift")
 
 
-def _cron(schedule: str) -> CronTriggerTimetable:
-    """A cron, from its next tick on: starting a stack never starts a run by itself."""
-    return CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0))
-
-
 def _schedule(spec: PolicySpec) -> Any:
     """When a release starts by itself: on the spec's cron, on drift, on either, or never."""
     retrain = spec.retrain
@@ -118,7 +116,10 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
     canary = spec.canary
     return {
         "source": Param(
-            "train", enum=["train", "zip"], title="Source", description_md="`train` a new policy, or import a `zip`"
+            "train",
+            enum=["train", "zip", "learned"],
+            title="Source",
+            description_md="`train` a new policy, import a `zip`, or take over what was `learned` from the log",
         ),
         "zip_path": Param(
             None,
@@ -126,6 +127,12 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
             title="Zip to import",
             description_md="Path of a Stable-Baselines3 zip on the worker, for source `zip`. "
             "A zip is a pickle: give only files you trust.",
+        ),
+        "learned_run": Param(
+            None,
+            type=["null", "string"],
+            title="Learned candidate",
+            description_md=f"MLflow run of `learn_{spec.name}` whose candidate is released, for source `learned`.",
         ),
         "seed": Param(
             spec.train.seed,

@@ -56,6 +56,10 @@ ALGORITHMS = (
 
 CONTINUOUS_ONLY = ("sac", "td3", "ddpg", "tqc", "crossq")
 NEVER_CONTINUOUS = ("dqn", "qrdqn", "ppo_mask")
+LEARNING = ("ppo", "a2c", "trpo", "sac", "td3", "ddpg", "dqn", "tqc", "qrdqn", "crossq")
+"""Algorithms that can be fine-tuned on what the gateway logged."""
+
+ON_POLICY = ("ppo", "a2c", "trpo")
 STOCHASTIC = ("ppo", "a2c", "sac", "trpo", "tqc", "crossq", "ppo_mask", "ppo_lstm")
 """Algorithms whose policies are distributions."""
 
@@ -211,11 +215,32 @@ class Retrain(Section):
 
 
 class Learn(Section):
-    """Online learning from logged transitions."""
+    """Online learning from logged transitions (`learn_<policy>`)."""
 
-    buffer_size: int = Field(default=10_000, ge=1)
-    update_every: int = Field(default=1_000, ge=1)
-    schedule: str | None = None
+    schedule: str | None = Field(default=None, description="Cron of learn_<policy>; null: by hand only")
+    buffer_size: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Most transitions of a dataset, the newest"
+    )
+    update_every: int = Field(default=1_000, ge=1, description="New transitions without which nothing is learned")
+    minimum_episodes: int = Field(default=20, ge=4, description="Usable episodes without which nothing is learned")
+    holdout: float = Field(
+        default=0.3, ge=0.1, le=0.9, description="Share of episodes kept from training, for the evaluation"
+    )
+    max_suspect: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of episodes with impossible rewards that condemns the whole log"
+    )
+    reward_range: Range | None = Field(default=None, description="Bounds that every single reward keeps to")
+    updates_per_transition: float = Field(
+        default=0.2, gt=0, le=20, description="Gradient steps per transition (off-policy algorithms)"
+    )
+    epochs: int = Field(default=10, ge=1, le=100, description="Passes over the transitions (on-policy algorithms)")
+    conservatism: float = Field(
+        default=1.0, ge=0, le=100, description="Pull of Q-networks (DQN, QR-DQN) to logged actions; 0: none"
+    )
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Error probability of the off-policy evaluation")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random in learning")
+
+    _check_range = field_validator("reward_range")(ordered)
 
 
 class Approval(Section):
@@ -274,12 +299,29 @@ class PolicySpec(Section):
             )
         return self
 
+<<<<<<< HEAD
     @property
     def approval_hours(self) -> float | None:
         """Hours that a person has to approve a candidate; null where nobody is asked."""
         if self.approval == "none":
             return None
         return self.approval.timeout_hours if isinstance(self.approval, Approval) else Approval().timeout_hours
+=======
+    @model_validator(mode="after")
+    def _can_learn(self) -> PolicySpec:
+        algorithm = self.train.algorithm
+        if self.learn and algorithm not in LEARNING:
+            raise ValueError(
+                f"learn: {algorithm} cannot be fine-tuned on logged transitions, which hold neither masks nor "
+                f"recurrent state; set learn to null, or train one of {', '.join(LEARNING)}"
+            )
+        if self.learn and algorithm in ON_POLICY and not self.serve.explore:
+            raise ValueError(
+                f"learn: {algorithm} learns from the probabilities of logged actions, which only a policy that "
+                "explores has; set serve.explore to true"
+            )
+        return self
+>>>>>>> b69e0b5 (Online learning: the log becomes a dataset, a fine-tuned candidate, an evaluation from held-out episodes, and an ordinary release)
 
     def mode(self, check: str) -> Mode:
         """How a check gates: `enforce` unless the spec says otherwise."""
@@ -374,8 +416,10 @@ def load_all(directory: Path | None = None) -> tuple[list[PolicySpec], list[Prob
 class Params(Section):
     """What a person may change for one release, in the trigger form; null keeps the spec's value."""
 
-    source: Literal["train", "zip"] = "train"
+    source: Literal["train", "zip", "learned"] = "train"
     zip_path: str | None = None
+    learned_run: str | None = None
+    """The MLflow run of learn_<policy> whose candidate is released, for `source: learned`."""
     seed: int | None = None
     timesteps: int | None = None
     minimum_mean_return: float | None = None

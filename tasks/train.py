@@ -155,6 +155,10 @@ def train(release: runs.Release) -> dict[str, Any]:
         from tasks.importing import import_zip
 
         return import_zip(release)
+    if release.params.source == "learned":
+        from tasks.learning.candidate import adopt
+
+        return adopt(release)
     champion = _champion_run(release.policy) if release.spec.train.warm_start else None
     digest = params_digest(release.spec, "train", champion)
     kept = release.get_json(TRAINING)

@@ -1,0 +1,60 @@
+"""Makes the DAG of online learning of one policy. Wiring only, as in `dags.factory`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, CronTriggerTimetable
+
+from plugins.operators.learn import LearnOperator
+from tasks.spec import Learn, PolicySpec
+
+
+def cron(schedule: str) -> CronTriggerTimetable:
+    """A cron, from its next tick on: starting a stack never starts a run by itself."""
+    return CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0))
+
+
+def learn_dag(spec: PolicySpec, learn: Learn) -> DAG:
+    """`learn_<policy>`: from the log to a candidate that an ordinary release tries, or to a reasoned no."""
+    with DAG(
+        dag_id=f"learn_{spec.name}",
+        description=f"Fine-tune the policy {spec.name} on what its gateway logged, and release what is better",
+        doc_md=_doc(spec, learn),
+        schedule=cron(learn.schedule) if learn.schedule else None,
+        catchup=False,
+        max_active_runs=1,
+        tags=["airlock", spec.name],
+        default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
+    ) as dag:
+        collect = LearnOperator(task_id="collect", stage="tasks.learning.stages:collect")
+        fine_tune = LearnOperator(task_id="fine_tune", stage="tasks.learning.stages:fine_tune")
+        evaluate = LearnOperator(task_id="evaluate", stage="tasks.learning.stages:evaluate", rejection_skips=True)
+        release = TriggerDagRunOperator(
+            task_id="release",
+            trigger_dag_id=f"release_{spec.name}",
+            trigger_run_id="learned__{{ run_id }}",
+            conf={
+                "source": "learned",
+                "learned_run": "{{ ti.xcom_pull(task_ids='evaluate')['learned_run'] }}",
+                "objective": "superiority",
+            },
+            skip_when_already_exists=True,
+        )
+        collect >> fine_tune >> evaluate >> release
+    return dag
+
+
+def _doc(spec: PolicySpec, learn: Learn) -> str:
+    return f"""\
+### Online learning of `{spec.name}`
+
+What the gateway logged (decisions, rewards, outcomes) becomes a versioned dataset in MLflow, once
+{learn.update_every:,} new decisions are there; the champion is fine-tuned on it, without any environment; and episodes
+that were held out say what the candidate would have earned (off-policy evaluation). Only a candidate that is shown to
+be better goes on, to an ordinary `release_{spec.name}` whose canary must show superiority.
+
+`collect` fails where too many episodes have rewards that cannot be. Skipped tasks are a good end: there was too little
+to learn from, or the candidate was not better; the log of the task says which.
+"""

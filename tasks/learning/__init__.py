@@ -1,0 +1,1 @@
+"""Online learning: logged transitions become a dataset, a fine-tuned candidate, and evidence whether to release it."""
