@@ -145,7 +145,14 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
     seconds = time.monotonic() - started
     champion = acting(weak.champion.agent(), True, settings.seed).act
     verdict = judge(
-        training, data.only(held), space, acting(agent, True, settings.seed), champion, settings.alpha, settings.seed
+        training,
+        data.only(held),
+        space,
+        acting(agent, True, settings.seed),
+        champion,
+        settings.alpha,
+        settings.seed,
+        settings.require,
     )
     gains = returns(weak.spec, agent, True) - weak.evaluated
     return Learned(verdict, gains, canaries(weak, returns(weak.spec, agent, False)), seconds)

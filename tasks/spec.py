@@ -237,6 +237,9 @@ class Learn(Section):
     conservatism: float = Field(
         default=1.0, ge=0, le=100, description="Pull of Q-networks (DQN, QR-DQN) to logged actions; 0: none"
     )
+    require: Literal["not_worse", "better"] = Field(
+        default="not_worse", description="What the log must say of a candidate before its release is tried"
+    )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Error probability of the off-policy evaluation")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of everything random in learning")
 
@@ -299,14 +302,6 @@ class PolicySpec(Section):
             )
         return self
 
-<<<<<<< HEAD
-    @property
-    def approval_hours(self) -> float | None:
-        """Hours that a person has to approve a candidate; null where nobody is asked."""
-        if self.approval == "none":
-            return None
-        return self.approval.timeout_hours if isinstance(self.approval, Approval) else Approval().timeout_hours
-=======
     @model_validator(mode="after")
     def _can_learn(self) -> PolicySpec:
         algorithm = self.train.algorithm
@@ -321,7 +316,13 @@ class PolicySpec(Section):
                 "explores has; set serve.explore to true"
             )
         return self
->>>>>>> b69e0b5 (Online learning: the log becomes a dataset, a fine-tuned candidate, an evaluation from held-out episodes, and an ordinary release)
+
+    @property
+    def approval_hours(self) -> float | None:
+        """Hours that a person has to approve a candidate; null where nobody is asked."""
+        if self.approval == "none":
+            return None
+        return self.approval.timeout_hours if isinstance(self.approval, Approval) else Approval().timeout_hours
 
     def mode(self, check: str) -> Mode:
         """How a check gates: `enforce` unless the spec says otherwise."""

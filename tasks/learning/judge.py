@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from tasks.analysis.ope import Estimate, Floats, Played
 from tasks.analysis.ope_values import Act, Fitted, Logged, Neighbourhood
 from tasks.inputs import Array
 from tasks.learning.transitions import Transitions
+
+Requirement = Literal["not_worse", "better"]
 
 LogProb = Callable[[Array, Array], Array]
 """Observations and executed actions to the log-probability of each, float64 [n]."""
@@ -27,6 +29,9 @@ UNREADABLE = 0.05
 """With a larger share of episodes that have a step without a probability, what is left is no fair sample."""
 
 METHODS = 3
+
+NOTHING = 1e-9
+"""A gain that is smaller, relative to the value, is rounding: the candidate acts as the champion does."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,11 @@ def judge(
     champion: Act,
     alpha: float,
     seed: int = 0,
+    require: Requirement = "not_worse",
 ) -> Verdict:
     """Judge a policy on episodes that it was not trained on.
 
-    Each method is a two-sided interval at confidence 1 - alpha/3 (Bonferroni). The candidate passes when a reliable one
-    lies above 0 and none lies below.
+    Each method is a two-sided interval at confidence 1 - alpha/3 (Bonferroni); see `decide`.
     """
     counts = ope.resampled(held_out.episodes, seed)
     logged = held_out.returns
@@ -93,12 +98,16 @@ def judge(
         for method, estimator in both.items():
             value, mean = float(estimator(every)[0]), float(logged.mean())
             found.append(ope.estimate(method, estimator(counts), value, means, mean, share, doubt))
-    passed, reason = decide(found)
+    passed, reason = decide(found, require)
     return Verdict(passed, reason, held_out.episodes, len(held_out), float(logged.mean()), effective, tuple(found))
 
 
-def decide(estimates: list[Estimate]) -> tuple[bool, str]:
-    """Whether a candidate with these estimates goes on to a release, and why."""
+def decide(estimates: list[Estimate], require: Requirement = "not_worse") -> tuple[bool, str]:
+    """Whether a candidate with these estimates goes on to a release, and why.
+
+    Only reliable ones vote, and none of them may lie below 0. To be `better`, one must lie above 0; to be `not_worse`
+    it is enough that the gain of each is positive, since the release's canary has to show superiority anyway.
+    """
     voting = [one for one in estimates if one.reliable]
     worse = [one for one in voting if one.upper < 0]
     better = [one for one in voting if one.lower > 0]
@@ -106,6 +115,9 @@ def decide(estimates: list[Estimate]) -> tuple[bool, str]:
         return False, f"{worse[0].method} finds it worse: {_interval(worse[0])}"
     if better:
         return True, f"{better[0].method} finds it better: {_interval(better[0])}"
+    if voting and require == "not_worse" and all(one.gain > NOTHING * max(1.0, abs(one.value)) for one in voting):
+        said = "; ".join(f"{one.method} {_interval(one)}" for one in voting)
+        return True, f"it seems better, which its canary has to show: {said}"
     if voting:
         return False, f"no method finds it better: {'; '.join(f'{one.method} {_interval(one)}' for one in voting)}"
     return False, "no method can tell: " + "; ".join(f"{one.method}: {one.reason}" for one in estimates)

@@ -169,7 +169,8 @@ def evaluate(learning: Learning) -> dict[str, Any]:
         candidate = acting(Champion(directory, document["algorithm"]).agent(), explores, settings.seed)
         champion = acting(_fetch_champion(learning, scratch, lineage).agent(), explores, settings.seed).act
         space = _champion_exported(lineage).action_space
-        verdict = judge(data.only(~held), data.only(held), space, candidate, champion, settings.alpha, settings.seed)
+        parts = data.only(~held), data.only(held)
+        verdict = judge(*parts, space, candidate, champion, settings.alpha, settings.seed, settings.require)
     learning.put_json(EVALUATION, verdict.document())
     learning.log_metrics({f"ope/{one.method.replace(' ', '_')}/gain": one.gain for one in verdict.estimates})
     engine = store.connect(home.database_url())
