@@ -56,7 +56,7 @@ ALGORITHMS = (
 
 CONTINUOUS_ONLY = ("sac", "td3", "ddpg", "tqc", "crossq")
 NEVER_CONTINUOUS = ("dqn", "qrdqn", "ppo_mask")
-LEARNING = ("ppo", "a2c", "trpo", "sac", "td3", "ddpg", "dqn", "tqc", "qrdqn", "crossq")
+LEARNING = ("ppo", "a2c", "trpo", "sac", "td3", "ddpg", "dqn", "tqc")
 """Algorithms that can be fine-tuned on what the gateway logged."""
 
 ON_POLICY = ("ppo", "a2c", "trpo")
@@ -307,8 +307,8 @@ class PolicySpec(Section):
         algorithm = self.train.algorithm
         if self.learn and algorithm not in LEARNING:
             raise ValueError(
-                f"learn: {algorithm} cannot be fine-tuned on logged transitions, which hold neither masks nor "
-                f"recurrent state; set learn to null, or train one of {', '.join(LEARNING)}"
+                f"learn: {algorithm} cannot be fine-tuned on logged transitions; set learn to null, or train one of "
+                f"{', '.join(LEARNING)}"
             )
         if self.learn and algorithm in ON_POLICY and not self.serve.explore:
             raise ValueError(
