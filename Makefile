@@ -31,12 +31,14 @@ test: setup ## the whole test suite: two tests at a time, then alone those that 
 	@$(BIN)/python -m pytest -m 'not stack and not servers' -n 2 --dist worksteal
 	@$(BIN)/python -m pytest -m stack
 
-test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometheus, Alertmanager), installed where they are missing (as root)
+test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometheus, Alertmanager, Chromium), installed where they are missing (as root)
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql; }
 	@{ command -v prometheus && command -v promtool && command -v prometheus-alertmanager; } >/dev/null || \
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
 			prometheus prometheus-alertmanager; }
+	@command -v chromium >/dev/null || \
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,scale]'
 	@$(BIN)/python -m pytest -m servers
 

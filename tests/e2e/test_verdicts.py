@@ -37,8 +37,10 @@ class Application:
         shift: float = 0.0,
         observation: Callable[[str], list[float]] = lambda arm: HARMLESS,
         users: Callable[[], list[str | None]] = lambda: [None] * 16,
+        deviation: float = DEVIATION,
     ) -> None:
         """Returns are drawn around `MEAN`, the challenger's moved by `shift`; `observation` is by arm."""
+        self._deviation = deviation
         self._shift, self._observation, self._users = shift, observation, users
         self._random = np.random.default_rng(3)
         self._stop = threading.Event()
@@ -71,7 +73,7 @@ class Application:
         ids = [one["episode_id"] for one in started]
         for one, arm in zip(ids, arms, strict=True):
             self.sources[arm, client.act("cartpole", [self._observation(arm)], [one])["sources"][0]] += 1
-        returns = self._random.normal(MEAN, DEVIATION, len(ids)) + self._shift * (np.array(arms) == "challenger")
+        returns = self._random.normal(MEAN, self._deviation, len(ids)) + self._shift * (np.array(arms) == "challenger")
         client.outcomes(
             "cartpole",
             [
