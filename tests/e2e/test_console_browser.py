@@ -31,8 +31,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 POLICY = "cartpole"
 PARAMS = Params(objective="superiority", canary_steps=[0.25], max_units_per_arm=1_000_000)
 CONSOLE = "/airlock/policies/cartpole"
-WAIT = 60_000
-"""Patience, milliseconds."""
+WAIT = 180_000
+"""Patience, milliseconds: the first picture of a home builds its fonts, on a busy machine for more than a minute."""
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
