@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from bentos.store import audit, intents, overrides
 
 WORDS_LENGTH = 2000
+_PLAIN_TAGS = "annotate"
+"""The kind of transitions that decide nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def events(engine: sa.Engine, policy: str, what: str, limit: int = 100) -> list[
 
 
 def story(engine: sa.Engine, policy: str, limit: int = 100) -> list[Event]:
-    """What happened to a policy, newest first: the log, its transitions and its overrides."""
+    """What happened to a policy, newest first: the log, its transitions (not plain tags) and its overrides."""
+    transitions = _newest(intents, intents.c.id, policy, limit).where(intents.c.kind != _PLAIN_TAGS)
     with engine.connect() as connection:
         found = [
             *(
@@ -66,7 +69,7 @@ def story(engine: sa.Engine, policy: str, limit: int = 100) -> list[Event]:
             ),
             *(
                 Event(row.created_at, row.who, row.kind, row.reason, {"state": row.state})
-                for row in connection.execute(_newest(intents, intents.c.id, policy, limit))
+                for row in connection.execute(transitions)
             ),
         ]
         for row in connection.execute(_newest(overrides, overrides.c.id, policy, limit)):

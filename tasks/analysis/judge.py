@@ -245,7 +245,9 @@ def describe(decision: Decision, plan: CanaryPlan, units: dict[str, int]) -> str
     ceiling = plan.threshold if plan.champion is None else 0.0
     lower, upper = f"its {confidence} lower bound {found.lower:.4g}", f"its {confidence} upper bound {found.upper:.4g}"
     if decision.verdict == "promote":
-        return f"{what}: {lower} is above {goal:g}, {name}"
+        above = "just above" if f"{found.lower:.4g}" == f"{goal:.4g}" else "above"
+        return f"{what}: {lower} is {above} {goal:g}, {name}"
     if decision.verdict == "roll_back":
-        return f"{what}: {upper} is below {ceiling:g}"
+        below = "just below" if f"{found.upper:.4g}" == f"{ceiling:.4g}" else "below"
+        return f"{what}: {upper} is {below} {ceiling:g}"
     return f"{what}: {lower} has not passed {goal:g} ({name}), nor {upper} fallen below {ceiling:g}"

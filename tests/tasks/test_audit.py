@@ -16,6 +16,9 @@ def test_a_story_is_told_newest_first_from_the_log_the_transitions_and_the_overr
     with engine.begin() as connection:
         done = {"kind": "rollback", "fence": 1, "writes": [], "state": "done", "created_at": 20.0}
         connection.execute(sa.insert(store.intents).values(**shared, **done))
+        connection.execute(
+            sa.insert(store.intents).values(**shared, **{**done, "kind": "annotate", "created_at": 25.0})
+        )
         override = {"action": 1, "force": False, "set_at": 10.0, "until": 99.0, "cleared_at": 30.0, "cleared_by": "bo"}
         connection.execute(sa.insert(store.overrides).values(**shared, user_id="u", **override))
     audit.record(engine, "p", "monitor_p", "alert", "HIGH_LATENCY fires", p99_ms=120)
