@@ -56,7 +56,7 @@ ALGORITHMS = (
 
 CONTINUOUS_ONLY = ("sac", "td3", "ddpg", "tqc", "crossq")
 NEVER_CONTINUOUS = ("dqn", "qrdqn", "ppo_mask")
-LEARNING = ("ppo", "a2c", "trpo", "sac", "td3", "ddpg", "dqn", "tqc")
+LEARNING = ("ppo", "a2c", "trpo", "sac", "td3", "ddpg", "dqn", "tqc", "qrdqn", "crossq")
 """Algorithms that can be fine-tuned on what the gateway logged."""
 
 ON_POLICY = ("ppo", "a2c", "trpo")

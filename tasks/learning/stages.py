@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from tasks.learning.transitions import Transitions
 from tasks.registry import Registry
 from tasks.spec import ON_POLICY, Learn
 from tasks.tracking import Tracking
-from tasks.train import MODEL, VECNORMALIZE
+from tasks.train import MODEL
 
 _WHO = "learn"
 
@@ -122,8 +123,8 @@ def fine_tune(learning: Learning) -> dict[str, Any]:
         directory.mkdir()
         model = directory / Path(MODEL).name
         agent.model.save(model, exclude=["replay_buffer", "rollout_buffer", "_last_obs", "env"])
-        if agent.normalizer is not None:
-            agent.normalizer.save(str(directory / Path(VECNORMALIZE).name))
+        if champion.statistics is not None:
+            shutil.copy(champion.statistics, directory)  # learning leaves them as they are
         document = {
             "algorithm": agent.algorithm,
             "dataset_sha256": lineage["sha256"],
