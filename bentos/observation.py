@@ -77,7 +77,7 @@ class Observation:
         """One flat row whose numbers are plainly fine, without what NumPy takes to look at a few; None: look closer."""
         try:
             low, high, total = min(row), max(row), sum(row)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         # NaN may hide from a minimum and a maximum, not from a sum
         if not (limits[0] <= low and high <= limits[1] and total - total == 0.0):

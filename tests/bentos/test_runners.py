@@ -336,6 +336,7 @@ def door_of(package: Path) -> Validate:
         (ActRequest(observation=[True, False, True, False]), 422, "numbers"),
         (ActRequest(observation=[1e39, 0.0, 0.0, 0.0]), 422, "finite"),
         (ActRequest(observation=[10**400, 0, 0, 0]), 422, "numbers"),
+        (ActRequest(observation=[10**400, 0.5, 0.0, 0.0]), 422, "numbers"),
         (ActRequest(observations=[]), 422, "at least one"),
         (ActRequest(observations=[[0.0] * 4] * 5000), 413, "at most"),
         (ActRequest(observations=[[0.0] * 4], user_ids=["a", "b"]), 422, "as long as"),
