@@ -42,7 +42,15 @@ def keeper(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[psutil.Pr
         subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log) as process,
     ):
         yield psutil.Process(process.pid)
-        process.terminate()
+
+        def ended() -> bool:
+            process.terminate()  # Circus refuses a signal that meets it replacing a worker
+            try:
+                return process.wait(2) is not None
+            except subprocess.TimeoutExpired:
+                return False
+
+        wait_until(ended, "the arbiter ended")
 
 
 def alive(keeper: psutil.Process) -> set[int]:
