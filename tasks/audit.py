@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from bentos.store import audit, intents, overrides
 
 WORDS_LENGTH = 2000
-_PLAIN_TAGS = "annotate"
-"""The kind of transitions that decide nothing."""
+ANNOTATE = "annotate"
+"""The kind of a transition that sets plain tags and decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def events(engine: sa.Engine, policy: str, what: str, limit: int = 100) -> list[
 
 def story(engine: sa.Engine, policy: str, limit: int = 100) -> list[Event]:
     """What happened to a policy, newest first: the log, its transitions (not plain tags) and its overrides."""
-    transitions = _newest(intents, intents.c.id, policy, limit).where(intents.c.kind != _PLAIN_TAGS)
+    transitions = _newest(intents, intents.c.id, policy, limit).where(intents.c.kind != ANNOTATE)
     with engine.connect() as connection:
         found = [
             *(

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from bentos import home, store
 from bentos.assignment import Canary
-from tasks import intents
+from tasks import audit, intents
 from tasks.analysis.anchor import Anchor
 from tasks.errors import Misconfigured
 from tasks.intents import Write
@@ -117,7 +117,7 @@ class ControlPlane:
             raise ValueError(f"only a transition writes {owned}")
         self._transitions.make(
             policy,
-            "annotate",
+            audit.ANNOTATE,
             f"version {version}: {', '.join(sorted(tags))}"[:REASON_LENGTH],
             lambda: [intents.tag_version(version, key, value) for key, value in sorted(tags.items())],
         )

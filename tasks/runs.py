@@ -40,6 +40,19 @@ def client() -> MlflowClient:
     return MlflowClient(tracking_uri=home.mlflow_url(), registry_uri=home.mlflow_url())
 
 
+def recorded(policy: str, tag: str, dag_run_id: str, *names: str) -> tuple[str, TrackedRun, tuple[bytes, ...]] | None:
+    """The experiment, the run that bears `tag` for a DAG run, and its documents of those names, all of which it has."""
+    with Tracking() as tracking:
+        experiment_id = tracking.experiment(policy)
+        if experiment_id is None:
+            return None
+        for run in tracking.search(experiment_id, f"tags.`{tag}` = '{dag_run_id}'"):
+            kept = tuple(found for name in names if (found := tracking.read(run.root, name)) is not None)
+            if len(kept) == len(names):
+                return experiment_id, run, kept
+    return None
+
+
 @dataclass(frozen=True)
 class Release:
     """One release of one policy: the DAG run that drives it and the MLflow run that records it.
@@ -77,23 +90,19 @@ class Release:
     @staticmethod
     def find(policy: str, dag_run_id: str) -> Release | None:
         """The release of this DAG run, or None when it never began (or was killed while beginning)."""
-        with Tracking() as tracking:
-            experiment_id = tracking.experiment(policy)
-            if experiment_id is None:
-                return None
-            for run in tracking.search(experiment_id, f"tags.`{TAG_DAG_RUN}` = '{dag_run_id}'"):
-                spec, params = (tracking.read(run.root, name) for name in (SPEC, PARAMS))
-                if spec is not None and params is not None:
-                    return Release(
-                        policy,
-                        dag_run_id,
-                        run.run_id,
-                        experiment_id,
-                        PolicySpec.model_validate_json(spec),
-                        Params.model_validate_json(params),
-                        run.root,
-                    )
-        return None
+        found = recorded(policy, TAG_DAG_RUN, dag_run_id, SPEC, PARAMS)
+        if found is None:
+            return None
+        experiment_id, run, (spec, params) = found
+        return Release(
+            policy,
+            dag_run_id,
+            run.run_id,
+            experiment_id,
+            PolicySpec.model_validate_json(spec),
+            Params.model_validate_json(params),
+            run.root,
+        )
 
     @staticmethod
     def get(policy: str, dag_run_id: str) -> Release:

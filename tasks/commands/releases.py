@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tasks.airflow_api import Run
+    from tasks.promote import ControlPlane
+
+
+def _control() -> ControlPlane:
+    """The control plane, for whoever types the command."""
+    from tasks.promote import ControlPlane
+
+    return ControlPlane(f"{getpass.getuser()} (command line)")
 
 
 def parse_params(pairs: list[str]) -> dict[str, Any]:
@@ -103,9 +111,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Take the champion back to the previous one. A running canary ends first."""
-    from tasks.promote import ControlPlane
-
-    moved = ControlPlane(f"{getpass.getuser()} (command line)").rollback(policy, reason, now=now)
+    moved = _control().rollback(policy, reason, now=now)
     document = {"policy": policy, **moved}
     to = f"version {moved['to']}" if moved["to"] else "no version: the fallback serves"
     emit(document, as_json, lambda out: out.print(f"{policy}: from version {moved['from']} to {to}"))
@@ -118,9 +124,8 @@ def abort(
 ) -> None:
     """End the running canary and mark its version aborted; the champion stays."""
     from tasks.errors import Misconfigured
-    from tasks.promote import ControlPlane
 
-    control = ControlPlane(f"{getpass.getuser()} (command line)")
+    control = _control()
     running = control.state(policy)["canary"]
     if running is None:
         raise Misconfigured(f"no canary of {policy} is running")
@@ -135,9 +140,7 @@ def pause(
     as_json: Json = False,
 ) -> None:
     """Hold the running canary at its weight: no verdict, except a guardrail's, until it is resumed."""
-    from tasks.promote import ControlPlane
-
-    canary = ControlPlane(f"{getpass.getuser()} (command line)").pause(policy, reason)
+    canary = _control().pause(policy, reason)
     said = f"{policy}: the canary of version {canary['version']} is paused at weight {canary['weight']:g}"
     emit({"policy": policy, **canary}, as_json, lambda out: out.print(said))
 
@@ -148,9 +151,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Let a paused canary go on."""
-    from tasks.promote import ControlPlane
-
-    canary = ControlPlane(f"{getpass.getuser()} (command line)").resume(policy, reason)
+    canary = _control().resume(policy, reason)
     said = f"{policy}: the canary of version {canary['version']} goes on"
     emit({"policy": policy, **canary}, as_json, lambda out: out.print(said))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.runs import SPEC, Release
+from tasks.runs import SPEC, Release, recorded
 from tasks.spec import Params, PolicySpec, load
 from tasks.tracking import TrackedRun, Tracking
 
@@ -41,15 +41,11 @@ class Learning(Release):
     @staticmethod
     def find(policy: str, dag_run_id: str) -> Learning | None:
         """The learning of this DAG run, or None when it never began."""
-        with Tracking() as tracking:
-            experiment_id = tracking.experiment(policy)
-            if experiment_id is None:
-                return None
-            for run in tracking.search(experiment_id, f"tags.`{TAG_LEARN_RUN}` = '{dag_run_id}'"):
-                spec = tracking.read(run.root, SPEC)
-                if spec is not None:
-                    return _learning(policy, dag_run_id, experiment_id, PolicySpec.model_validate_json(spec), run)
-        return None
+        found = recorded(policy, TAG_LEARN_RUN, dag_run_id, SPEC)
+        if found is None:
+            return None
+        experiment_id, run, (spec,) = found
+        return _learning(policy, dag_run_id, experiment_id, PolicySpec.model_validate_json(spec), run)
 
     def learned_through(self) -> int:
         """The last logged decision that an earlier run made a candidate of; 0: none was."""

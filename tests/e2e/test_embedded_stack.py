@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -19,15 +17,9 @@ from bentos import home
 from tasks.airflow_api import Airflow, AirflowError
 from tasks.stack import processes, supervisor
 from tasks.stack.lifecycle import Running, up
+from tests.e2e.patience import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
-
-
-def eventually(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.5)
 
 
 def airlock(*arguments: str) -> tuple[int, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,18 +16,12 @@ from tasks.promote import ControlPlane
 from tasks.runs import Release
 from tasks.stack import supervisor
 from tasks.stack.lifecycle import Running, up
+from tests.e2e.patience import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 DAG = "release_cartpole"
 MODEST = {"timesteps": 8_000, "seed": 7, "minimum_mean_return": 60, "simulate_users": 32}
 HOPELESS = {"timesteps": 256, "seed": 7, "minimum_mean_return": 490}
-
-
-def eventually(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ This module comes last: it leaves versions behind that others count.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,11 @@ from tasks.follow import outcome
 from tasks.register import version_of
 from tasks.runs import Release
 from tasks.spec import PRE_DEPLOYMENT
+from tests.e2e.patience import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 TASK = "pre_deployment.approval"
 QUICK = {"source": "zip", "approval": True, "canary_steps": [0.5], "dry_run_checks": list(PRE_DEPLOYMENT)}
-
-
-def eventually(condition: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
