@@ -205,28 +205,28 @@ def _lying() -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"this is no zip", "not a whole zip archive"),
-        (b"", "not a whole zip archive"),
-        (_zip(("manifest.json", b"0" * 5000))[:-60], "not a whole zip archive"),
-        (_zip(("card.md", b"")), "has no manifest.json"),
-        (_zip(("manifest.json", b"{")), "manifest.json cannot be read"),
-        (_zip(("manifest.json", b"[" * 100_000)), "manifest.json cannot be read"),
-        (_zip(("manifest.json", b'{"files": {"a": 1}}')), "manifest.json cannot be read"),
-        (_zip(("manifest.json", b'{"schema_version": 9, "files": {}}')), "another version of Airlock"),
-        (_zip(("../manifest.json", b"")), "leads out of it"),
-        (_zip(("/manifest.json", b"")), "leads out of it"),
-        (_zip(("a\\..\\b", b"")), "leads out of it"),
-        (_zip(("folder/", b"")), "leads out of it"),
-        (_zip(*((f"{n}", b"") for n in range(1001))), "1001 files"),
-        (_zip(("manifest.json", bytes(65_000_000))), "65,000,000 bytes, at most 64,000,000"),
-        (_zip(*((f"{n}", bytes(60_000_000)) for n in range(5))), "300,000,000 bytes unpacked"),
-        (_link(), "a link"),
-        (_lying(), "not a whole zip archive"),
+        (lambda: b"this is no zip", "not a whole zip archive"),
+        (lambda: b"", "not a whole zip archive"),
+        (lambda: _zip(("manifest.json", b"0" * 5000))[:-60], "not a whole zip archive"),
+        (lambda: _zip(("card.md", b"")), "has no manifest.json"),
+        (lambda: _zip(("manifest.json", b"{")), "manifest.json cannot be read"),
+        (lambda: _zip(("manifest.json", b"[" * 100_000)), "manifest.json cannot be read"),
+        (lambda: _zip(("manifest.json", b'{"files": {"a": 1}}')), "manifest.json cannot be read"),
+        (lambda: _zip(("manifest.json", b'{"schema_version": 9, "files": {}}')), "another version of Airlock"),
+        (lambda: _zip(("../manifest.json", b"")), "leads out of it"),
+        (lambda: _zip(("/manifest.json", b"")), "leads out of it"),
+        (lambda: _zip(("a\\..\\b", b"")), "leads out of it"),
+        (lambda: _zip(("folder/", b"")), "leads out of it"),
+        (lambda: _zip(*((f"{n}", b"") for n in range(1001))), "1001 files"),
+        (lambda: _zip(("manifest.json", bytes(65_000_000))), "65,000,000 bytes, at most 64,000,000"),
+        (lambda: _zip(*((f"{n}", bytes(60_000_000)) for n in range(5))), "300,000,000 bytes unpacked"),
+        (_link, "a link"),
+        (_lying, "not a whole zip archive"),
     ],
 )
-def test_what_is_no_bundle_is_refused_with_its_reason(tmp_path: Path, content: bytes, said: str) -> None:
+def test_what_is_no_bundle_is_refused_with_its_reason(tmp_path: Path, content: Callable[[], bytes], said: str) -> None:
     path = tmp_path / "bundle.zip"
-    path.write_bytes(content)
+    path.write_bytes(content())
     with pytest.raises(BundleError, match=said):
         verify(path)
 
