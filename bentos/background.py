@@ -28,7 +28,7 @@ from bentos.registry import Registry
 from bentos.reports import Reports
 from bentos.retention import Retention
 from bentos.stats import Arm, Key
-from bentos.sweep import Sweep
+from bentos.sweep import sweep
 from bentos.versions import Version
 from bentos.views import Views
 from bentos.writer import RowsRefused, StoreDown, Writer
@@ -68,7 +68,6 @@ class Worker:
         self._follower: Follower | None = None
         self._marks: Marks | None = None
         self._metrics: Metrics | None = None
-        self._sweep = Sweep()
         self._retention = Retention()
         self._tasks: list[asyncio.Task[None]] = []
         self._events: set[asyncio.Task[None]] = set()
@@ -265,9 +264,9 @@ class Worker:
             if route.manifest is None:
                 continue
             # a transaction each: two gateways that sweep several policies in one could wait for each other in a circle
-            sweep = partial(self._sweep.run, policy=route.policy, settings=route.manifest.outcomes)
+            close = partial(sweep, policy=route.policy, settings=route.manifest.outcomes)
             try:
-                closed = await self.core.writer.call(sweep)
+                closed = await self.core.writer.call(close)
             except StoreDown:
                 return
             if closed:

@@ -78,6 +78,7 @@ def _settle(connection: sa.Connection) -> None:
     if _ahead(connection):
         for table in ("episodes", "outcomes"):
             connection.exec_driver_sql(f"UPDATE {table} SET xact = xact - (SELECT 1 + max(xact) FROM {table})")
+        connection.exec_driver_sql("DELETE FROM swept")
     connection.commit()
 
 
@@ -114,13 +115,15 @@ def _rewards_events_and_order(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE INDEX {name} ON {on}")
 
 
-def _new_tables(_connection: sa.Connection) -> None:
-    """A version that only adds tables: those that are missing are made after the last step."""
+def _index_of_events(connection: sa.Connection) -> None:
+    """Version 3: an index by age; the tables it adds are made with all that are missing."""
+    if sa.inspect(connection).has_table("episode_events"):
+        connection.exec_driver_sql("CREATE INDEX ix_episode_events_at ON episode_events (at)")
 
 
 STEPS: dict[int, Callable[[sa.Connection], None]] = {
     2: _rewards_events_and_order,
-    3: _new_tables,  # audit, monitor_reports
+    3: _index_of_events,  # and the tables audit, monitor_reports, swept
 }
 """What leads to each version from the one before."""
 

@@ -51,6 +51,15 @@ episodes = sa.Table(
 `bentos/commit_order.py`.
 """
 
+swept = sa.Table(
+    "swept",
+    metadata,
+    sa.Column("policy", sa.String(128), primary_key=True),
+    sa.Column("xact", sa.BigInteger, nullable=False),
+    sa.Column("start_seq", sa.BigInteger, nullable=False),
+)
+"""How far a policy's starts have all got their outcome, so that a sweep reads only what may still change."""
+
 outcomes = sa.Table(
     "outcomes",
     metadata,
@@ -107,6 +116,7 @@ episode_events = sa.Table(
     sa.Column("policy", sa.String(128), nullable=False),
     sa.Column("generation", sa.String(64), nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Index("ix_episode_events_at", "at"),
 )
 """What befell an experiment episode, once a kind: `fault`, `fallback`, `adjustment`."""
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from bentos import store
 from bentos.package import Outcomes
-from bentos.sweep import Sweep
+from bentos.sweep import sweep
 from bentos.writer import RowsRefused, StoreDown, Writer
 from tests.bentos.store_rows import outcome, start
 
@@ -118,14 +118,31 @@ def test_silent_episodes_are_closed_after_their_time_with_the_stated_score(datab
     with engine.begin() as connection:
         connection.execute(store.episodes.insert(), [start("done"), start("silent"), start("young", at=95.0)])
         connection.execute(store.outcomes.insert(), [outcome("done")])
-    sweep = Sweep()
     settings = Outcomes(return_range=(-5.0, 5.0), episode_ttl_seconds=10.0)
     for now, closed in ((100.0, 1), (101.0, 0), (106.0, 1)):
         with engine.begin() as connection:
-            assert sweep.run(connection, "p", settings, now) == closed
+            assert sweep(connection, "p", settings, now) == closed
     with engine.connect() as connection:
         rows = connection.execute(sa.select(store.outcomes).where(store.outcomes.c.kind == "abandoned")).all()
     assert [(row.episode, row.episode_return, row.arm) for row in rows] == [
         ("silent", -5.0, "control"),
         ("young", -5.0, "control"),
     ]
+
+
+def test_a_sweep_reads_on_from_where_the_last_one_of_any_worker_had_come(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bentos.sweep._WINDOW", 3)
+    engine = store.create(database)
+    names = [f"e{number}" for number in range(8)]
+    with engine.begin() as connection:
+        connection.execute(store.episodes.insert(), [start(name, at=float(name != "e7") * 95.0) for name in names])
+        connection.execute(store.outcomes.insert(), [outcome(name) for name in names if name not in ("e4", "e7")])
+    settings = Outcomes(return_range=(-5.0, 5.0), episode_ttl_seconds=10.0)
+    reached = []
+    for now, closed in ((100.0, 0), (100.0, 0), (100.0, 0), (106.0, 1), (106.0, 0), (106.0, 1), (106.0, 0)):
+        with engine.begin() as connection:
+            assert sweep(connection, "p", settings, now) == closed, reached
+            reached.append(connection.execute(sa.select(store.swept.c.start_seq)).scalar_one())
+    assert reached == [3, 4, 4, 4, 7, 7, 8], "e4 is waited for; what follows is read once"

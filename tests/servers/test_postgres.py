@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from bentos import store
 from bentos.package import Outcomes
-from bentos.sweep import Sweep
+from bentos.sweep import sweep
 from bentos.writer import StoreDown, Writer
 from tasks.stored_units import StoredUnits
 from tests.bentos.gateway_process import GatewayProcess, wait_until
@@ -43,7 +43,7 @@ def units(engine: sa.Engine, reader: StoredUnits) -> list[str]:
 def test_an_open_transaction_holds_back_what_was_committed_after_it(postgres: Cluster) -> None:
     engine = store.create(postgres.database())
     reader = StoredUnits("p", "g")
-    sweep, settings = Sweep(), Outcomes(return_range=(0.0, 5.0), episode_ttl_seconds=10.0)
+    settings = Outcomes(return_range=(0.0, 5.0), episode_ttl_seconds=10.0)
     with engine.begin() as connection:
         connection.execute(store.episodes.insert(), [start("before")])
     with engine.connect() as slow:
@@ -52,11 +52,11 @@ def test_an_open_transaction_holds_back_what_was_committed_after_it(postgres: Cl
             quick.execute(store.episodes.insert(), [start("quick", at=1000.0)])
         assert units(engine, reader) == ["before"]
         with engine.begin() as connection:
-            assert sweep.run(connection, "p", settings, now=500.0) == 1
+            assert sweep(connection, "p", settings, now=500.0) == 1
         slow.commit()
     assert units(engine, reader) == ["before", "slow", "quick"]
     with engine.begin() as connection:
-        assert sweep.run(connection, "p", settings, now=2000.0) == 2, "what came late is closed all the same"
+        assert sweep(connection, "p", settings, now=2000.0) == 2, "what came late is closed all the same"
 
 
 def test_rows_of_transactions_that_overlap_keep_the_order_they_were_first_read_in(postgres: Cluster) -> None:
