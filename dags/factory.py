@@ -28,7 +28,8 @@ def dags_of(policy: str) -> dict[str, DAG]:
 
 def release_dag(spec: PolicySpec) -> DAG:
     """`release_<policy>`: from training to a champion, or to a reasoned no."""
-    retries: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=5)}
+    # a try is spent by each kill of its worker, too
+    retries: dict[str, Any] = {"retries": 5, "retry_delay": timedelta(seconds=5)}
     with DAG(
         dag_id=f"release_{spec.name}",
         description=f"Train or import, check, canary and promote the policy {spec.name}",

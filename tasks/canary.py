@@ -26,7 +26,8 @@ from tasks.runs import TAG_VERSION, Release
 
 PLAN = "canary/plan.json"
 VERDICT = "canary/verdict.json"
-READY_SECONDS = 30.0
+READY_SECONDS = 180.0
+"""How long a gateway may be away, or MLflow and its artifact store from it, before a canary is given up."""
 
 
 def plan(release: Release) -> CanaryPlan:

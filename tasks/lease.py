@@ -73,7 +73,7 @@ class Lease:
 
         def beat() -> None:
             while not done.wait(self._ttl / 3):
-                with contextlib.suppress(sa.exc.OperationalError):
+                with contextlib.suppress(sa.exc.DBAPIError):
                     try:
                         self.renew()
                     except LeaseLost:

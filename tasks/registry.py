@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.rest import Connection
+from tasks.rest import Connection, RegistryUnavailable
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,15 @@ class Registry(Connection):
 
     def artifact(self, run_id: str, path: str) -> Any | None:
         """A JSON artifact of an MLflow run, or None when there is none."""
-        answer = self.send("GET", "/get-artifact", {"run_uuid": run_id, "path": path})
+        try:
+            answer = self.send("GET", "/get-artifact", {"run_uuid": run_id, "path": path})
+        except RegistryUnavailable:
+            # over S3, MLflow answers 500 for a file that is not there, too: its folder says which it is
+            folder = path.rpartition("/")[0]
+            listed = self.ask("GET", "artifacts/list", {"run_id": run_id} | ({"path": folder} if folder else {})) or {}
+            if any(item["path"] == path for item in listed.get("files", [])):
+                raise
+            return None
         return json.loads(answer.content) if answer.status_code == 200 else None
 
 

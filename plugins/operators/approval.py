@@ -42,9 +42,9 @@ class ReleaseApproval(ApprovalOperator):
         release = begin(context)
         if release.spec.approval_hours is None:
             return {"approved_by": "the pre-deployment checklist", "reason": "no approval was asked for"}
-        given = approval.answered(release)
+        given = final(approval.answered, release)
         if given is None:
-            question = approval.ask(release)
+            question = final(approval.ask, release)
             if question.seconds > 0:
                 self.subject, self.body = question.subject, question.body
                 self.response_timeout = timedelta(seconds=question.seconds)

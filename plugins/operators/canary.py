@@ -89,7 +89,7 @@ class CanaryOperator(BaseOperator):
         from tasks import canary
 
         release = begin(context)
-        done = release.get_json("canary/verdict.json")
+        done = final(release.get_json, "canary/verdict.json")
         if done:
             return dict(done)
         final(canary.start, release)
@@ -111,7 +111,7 @@ class CanaryOperator(BaseOperator):
     def _wait(self, release: Any) -> Any:
         from tasks import canary
 
-        plan = canary.plan(release)
+        plan = final(canary.plan, release)
         self.defer(
             trigger=CanaryTrigger(
                 release.policy, plan.generation, plan.document(), self.poll_seconds, self.quiet_seconds

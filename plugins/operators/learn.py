@@ -9,6 +9,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from tasks.errors import Misconfigured, Rejected
+from tasks.outage import wait_out
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,12 +35,12 @@ class LearnOperator(BaseOperator):
         policy = context["dag"].dag_id.removeprefix("learn_")
         module, _, function = self.stage.partition(":")
         try:
-            learning = Learning.begin(policy, context["dag_run"].run_id)
+            learning = wait_out(Learning.begin, policy, context["dag_run"].run_id)
         except (Misconfigured, ValueError) as error:
             raise AirflowFailException(str(error)) from error
         work = getattr(import_module(module), function)
         try:
-            result = work(learning)
+            result = wait_out(work, learning)
         except Rejected as error:
             if self.rejection_skips:
                 raise AirflowSkipException(f"no candidate to release: {error}") from error

@@ -8,6 +8,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from plugins.operators.links import LINKS
+from tasks.outage import wait_out
 from tasks.runs import Release
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class ReportOperator(BaseOperator):
         states = ti.get_task_states(dag_id=dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
         states.pop(self.task_id, None)
         policy = dag_id.removeprefix("release_")
-        summary = report(Release.find(policy, dag_run.run_id), policy, dag_run.run_id, states)
+        release = wait_out(Release.find, policy, dag_run.run_id)
+        summary = wait_out(report, release, policy, dag_run.run_id, states)
         if summary["outcome"] not in ENDED_WELL or states.get(CONFIRMATION) == "failed":
             raise AirflowFailException(f"release {summary['outcome']}: {summary['reason']}")
         return dict(summary)

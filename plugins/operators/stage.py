@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from plugins.operators.links import LINKS
 from tasks.errors import Misconfigured, Rejected
+from tasks.outage import wait_out
 from tasks.runs import Release
 from tasks.spec import Params
 
@@ -30,15 +31,18 @@ def begin(context: Context) -> Release:
     if dag_run.run_type in ("scheduled", "asset_triggered") and "objective" not in (dag_run.conf or {}):
         given["objective"] = "superiority"
     try:
-        return Release.open(policy, dag_run.run_id, Params.model_validate(given))
+        return wait_out(Release.open, policy, dag_run.run_id, Params.model_validate(given))
     except (Misconfigured, ValueError) as error:
         raise AirflowFailException(str(error)) from error
 
 
 def final(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Call `work`; what must not be retried (a gate's no, a person's mistake) fails the task for good."""
+    """Call `work`; what must not be retried (a gate's no, a person's mistake) fails the task for good.
+
+    While the database, MLflow or its artifact store is away it is waited for: a release does not fail of that.
+    """
     try:
-        return work(*arguments, **named)
+        return wait_out(work, *arguments, **named)
     except (Rejected, Misconfigured) as error:
         raise AirflowFailException(f"{type(error).__name__.lower()}: {error}") from error
 

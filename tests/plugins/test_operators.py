@@ -18,10 +18,11 @@ from plugins.operators import canary as canary_module
 from plugins.operators import stage as stage_module
 from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator, CanaryTrigger
-from plugins.operators.stage import StageOperator, begin
+from plugins.operators.stage import StageOperator, begin, final
 from tasks import approval, canary
 from tasks.approval import Answer
 from tasks.errors import Misconfigured, Rejected
+from tasks.rest import RegistryUnavailable
 from tasks.runs import Release
 from tasks.spec import Params, load
 
@@ -111,6 +112,18 @@ def test_a_gates_no_and_a_persons_mistake_are_never_retried(opened: list[Params]
 def test_a_fault_that_can_pass_is_left_to_airflows_retries(opened: list[Params]) -> None:
     with pytest.raises(ConnectionError):
         stage("breaks").execute(context())
+
+
+def test_a_server_that_is_away_is_waited_for() -> None:
+    answers = iter([RegistryUnavailable("MLflow did not answer"), {"version": "3"}])
+
+    def work(release: str) -> dict[str, str]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert final(work, "the release", pause=0.01) == {"version": "3"}
 
 
 def test_post_deployment_runs_only_after_a_promotion(opened: list[Params]) -> None:

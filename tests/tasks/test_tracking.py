@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import Misconfigured
+from tasks.registry import Registry
 from tasks.rest import RegistryRefused, RegistryUnavailable
 from tasks.tracking import TrackedRun, Tracking
+from tests.bentos.scripted_server import says, scripted
 
 
 @pytest.fixture
@@ -62,3 +64,28 @@ def test_a_server_that_is_down_is_worth_another_try() -> None:
 def test_an_address_that_is_no_server_is_a_clear_error() -> None:
     with pytest.raises(Misconfigured, match="URL of an MLflow server"):
         Tracking("sqlite:///mlflow.db")
+
+
+LISTED = b'{"files": [{"path": "there.json", "is_dir": false}]}'
+BROKEN = says(500, b'{"error_code": "INTERNAL_ERROR"}')
+
+
+def test_what_an_s3_store_says_of_a_missing_file_is_told_from_a_store_that_is_away() -> None:
+    script = (BROKEN, says(200, LISTED), BROKEN, says(200, LISTED), BROKEN, BROKEN)
+    with scripted(*script) as server, Tracking(server.url) as tracking:
+        assert tracking.read("1/r/artifacts", "a/missing.json") is None
+        with pytest.raises(RegistryUnavailable):
+            tracking.read("1/r/artifacts", "a/there.json")
+        with pytest.raises(RegistryUnavailable):
+            tracking.read("1/r/artifacts", "a/missing.json")
+    assert "artifacts?path=1%2Fr%2Fartifacts%2Fa " in server.requests[1]
+
+
+def test_so_is_it_for_the_artifacts_of_a_version() -> None:
+    listed = says(200, LISTED.replace(b"there.json", b"a/there.json"))
+    with scripted(BROKEN, listed, BROKEN, listed, BROKEN, BROKEN) as server, Registry(server.url) as registry:
+        assert registry.artifact("r", "a/missing.json") is None
+        with pytest.raises(RegistryUnavailable):
+            registry.artifact("r", "a/there.json")
+        with pytest.raises(RegistryUnavailable):
+            registry.artifact("r", "a/missing.json")
