@@ -88,7 +88,9 @@ def _returns(engine: sa.Engine, spec: PolicySpec, version: str) -> tuple[list[tu
     table = outcomes.c
     ours = (table.policy == spec.name, table.version == version, table.kind == "reported")
     with engine.connect() as connection:
-        first = connection.execute(sa.select(sa.func.min(table.recorded_at)).where(*ours)).scalar()
+        # not the least of all times: that would read every outcome of the version
+        earliest = sa.select(table.recorded_at).where(*ours).order_by(table.outcome_seq).limit(1)
+        first = connection.execute(earliest).scalar()
         if first is None:
             return [], 0
         settled = table.recorded_at >= first + spec.canary.episode_ttl_seconds

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from bentos import home, store
 from bentos.package import Manifest, Policy, load
 from tasks import readings
+from tasks.champion_returns import LATEST
 from tasks.checklist import live
 from tasks.checklist.alarm import alerts_working
 from tasks.checklist.drill import rollback_tested
@@ -137,15 +138,16 @@ def _returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
 
 
 def reported_returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
-    """Returns that clients reported for episodes of a version, oldest first."""
+    """The latest returns that clients reported for episodes of a version, oldest first."""
     table = store.outcomes.c
     query = (
         sa.select(table.episode_return)
         .where(table.policy == policy, table.version == version, table.kind == "reported")
-        .order_by(table.outcome_seq)
+        .order_by(table.outcome_seq.desc())
+        .limit(LATEST)
     )
     with engine.connect() as connection:
-        return [float(row.episode_return) for row in connection.execute(query)]
+        return [float(row.episode_return) for row in connection.execute(query)][::-1]
 
 
 def _evaluated_mean(manifest: Manifest) -> float | None:

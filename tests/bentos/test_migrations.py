@@ -1,87 +1,109 @@
-"""Migrations: a database of an older version keeps its rows and takes new ones, whoever comes first."""
+"""Migrations: a database of the first version keeps its rows and takes new ones, whoever comes first."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from bentos import migrations, store
+from tests.bentos import first_version
 from tests.bentos.store_rows import outcome, start
 
-
-def as_first_made(database: str) -> None:
-    """The tables of the first version that changed since, as that version made them, with an episode in them."""
-    serial = "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT" if database.startswith("sqlite") else "BIGSERIAL PRIMARY KEY"
-    rest = "policy VARCHAR(128) NOT NULL, generation VARCHAR(64) NOT NULL, arm VARCHAR(16) NOT NULL"
-    statements = [
-        f"CREATE TABLE episodes (start_seq {serial}, episode VARCHAR(64) NOT NULL UNIQUE, {rest}, "
-        "unit VARCHAR(256) NOT NULL, version VARCHAR(32) NOT NULL, started_at FLOAT NOT NULL)",
-        "CREATE INDEX ix_episodes_canary ON episodes (policy, generation, start_seq)",
-        f"CREATE TABLE outcomes (outcome_seq {serial}, episode VARCHAR(64) NOT NULL UNIQUE, {rest}, "
-        "version VARCHAR(32) NOT NULL, episode_return FLOAT NOT NULL, length INTEGER NOT NULL, "
-        "kind VARCHAR(16) NOT NULL, recorded_at FLOAT NOT NULL)",
-        "CREATE INDEX ix_outcomes_policy ON outcomes (policy, version, outcome_seq)",
-        "CREATE INDEX ix_outcomes_canary ON outcomes (policy, generation, outcome_seq)",
-        "INSERT INTO episodes (episode, policy, generation, arm, unit, version, started_at) "
-        "VALUES ('old', 'p', 'g', 'control', 'u', '1', 1.5)",
-        "INSERT INTO outcomes (episode, policy, generation, arm, version, episode_return, length, kind, recorded_at) "
-        "VALUES ('old', 'p', 'g', 'control', '1', 9.5, 7, 'reported', 2.5)",
-    ]
-    with sa.create_engine(database).begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
+CREATE = "import sys; from bentos import store; store.create(sys.argv[1])"
+KILLED = """
+import os, signal, sys
+from bentos import migrations, store
+note = migrations._note
+migrations._note = lambda connection, version: (
+    os.kill(os.getpid(), signal.SIGKILL) if version == int(sys.argv[2]) else note(connection, version)
+)
+store.create(sys.argv[1])
+"""
 
 
 def shape(engine: sa.Engine) -> dict[str, Any]:
-    """Columns and indexes of every table."""
+    """Columns, keys and indexes of every table."""
     inspector = sa.inspect(engine)
     return {
-        name: (
-            sorted(column["name"] for column in inspector.get_columns(name)),
-            sorted((str(index["name"]), tuple(index["column_names"])) for index in inspector.get_indexes(name)),
-        )
+        name: {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], _default(column["default"]))
+                for column in inspector.get_columns(name)
+            },
+            "key": inspector.get_pk_constraint(name)["constrained_columns"],
+            "unique": sorted(tuple(one["column_names"]) for one in inspector.get_unique_constraints(name)),
+            "indexes": sorted(
+                (str(one["name"]), tuple(one["column_names"]), one["unique"]) for one in inspector.get_indexes(name)
+            ),
+        }
         for name in inspector.get_table_names()
     }
 
 
-def test_an_older_database_is_brought_to_the_same_tables_and_loses_nothing(database: str) -> None:
-    as_first_made(database)
-    with ThreadPoolExecutor(8) as threads:
-        engines = list(threads.map(store.create, [database] * 8))
-    engine = engines[0]
+def _default(told: str | None) -> str | None:
+    """A default without the ways in which both databases write the same."""
+    return None if told is None else told.strip("()").replace("'::character varying", "'")
+
+
+@pytest.fixture
+def fresh(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> sa.Engine:
+    """A new database beside the old one."""
+    if database.startswith("sqlite"):
+        return store.create(f"sqlite:///{tmp_path}/fresh.db")
+    return store.create(request.getfixturevalue("postgres").database())
+
+
+def assert_it_holds(database: str, before: dict[str, Any]) -> None:
+    """Every row of the first version is there, as it was."""
+    after = first_version.contents(database)
+    for table, (columns, rows) in before.items():
+        assert after[table][0][: len(columns)] == columns
+        assert sorted((row[: len(columns)] for row in after[table][1]), key=repr) == rows, table
+
+
+def test_several_gateways_bring_an_old_database_to_the_same_tables_and_lose_nothing(
+    database: str, fresh: sa.Engine
+) -> None:
+    first_version.write(database)
+    before = first_version.contents(database)
+    starting = [subprocess.Popen([sys.executable, "-c", CREATE, database]) for _ in range(4)]
+    assert [process.wait(120) for process in starting] == [0] * 4
+    assert shape(store.create(database)) == shape(fresh)
+    assert_it_holds(database, before)
+    noted = [row[0] for row in first_version.contents(database)["schema_versions"][1]]
+    assert noted == [1, *migrations.STEPS]
+
+
+@pytest.mark.parametrize("step", migrations.STEPS)
+def test_a_killed_migration_leaves_the_old_database_and_the_next_completes_it(
+    database: str, fresh: sa.Engine, step: int
+) -> None:
+    first_version.write(database)
+    before = first_version.contents(database)
+    killed = subprocess.run([sys.executable, "-c", KILLED, database, str(step)], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert first_version.contents(database) == before
+    assert shape(store.create(database)) == shape(fresh)
+    assert_it_holds(database, before)
+
+
+def test_new_rows_come_after_old_ones(database: str) -> None:
+    first_version.write(database)
+    engine = store.create(database)
     with engine.begin() as connection:
         connection.execute(store.episodes.insert(), [start("new", covariate=0.5)])
         connection.execute(store.outcomes.insert(), [outcome("new", events="fault")])
     with engine.connect() as connection:
         starts = connection.execute(sa.select(store.episodes).order_by("xact", "start_seq")).all()
         ends = connection.execute(sa.select(store.outcomes).order_by("xact", "outcome_seq")).all()
-        noted = connection.execute(sa.select(migrations.versions.c.version)).scalars().all()
-    assert [(row.episode, row.unit, row.started_at, row.covariate) for row in starts] == [
-        ("old", "u", 1.5, None),
-        ("new", "new", 0.0, 0.5),
-    ]
-    assert [(row.episode, row.episode_return, row.length, row.events) for row in ends] == [
-        ("old", 9.5, 7, ""),
-        ("new", 1.0, 3, "fault"),
-    ]
-    assert sorted(noted) == [1, 2, 3]
-
-
-def test_old_and_new_databases_end_alike(database: str, tmp_path: Any, request: pytest.FixtureRequest) -> None:
-    as_first_made(database)
-    fresh = (
-        f"sqlite:///{tmp_path}/fresh.db"
-        if database.startswith("sqlite")
-        else request.getfixturevalue("postgres").database()
-    )
-    old, new = shape(store.create(database)), shape(store.create(fresh))
-    assert old.keys() == new.keys()
-    assert {name: old[name] for name in ("episodes", "outcomes")} == {
-        name: new[name] for name in ("episodes", "outcomes")
-    }
+    assert (starts[0].episode, starts[0].covariate, ends[0].events) == ("first-1", None, "")
+    assert (starts[-1].episode, starts[-1].covariate, ends[-1].events) == ("new", 0.5, "fault")
 
 
 def test_an_older_process_goes_on_beside_a_database_that_was_brought_forward(database: str) -> None:
@@ -92,3 +114,13 @@ def test_an_older_process_goes_on_beside_a_database_that_was_brought_forward(dat
             "VALUES ('theirs', 'p', 'g', 'control', 'u', '1', 1.5)"
         )
     assert store.create(database).connect().execute(sa.select(store.episodes.c.episode)).scalars().all() == ["theirs"]
+
+
+def test_a_process_starts_on_a_database_of_a_later_version(database: str) -> None:
+    engine = store.create(database)
+    with engine.begin() as connection:
+        connection.execute(migrations.versions.insert().values(version=migrations.LATEST + 1, at=1.0))
+        connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN later FLOAT")
+    with store.create(database).begin() as connection:
+        connection.execute(store.outcomes.insert(), [outcome("ours")])
+    assert [row[1] for row in first_version.contents(database)["outcomes"][1]] == ["ours"]
