@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import httpx
@@ -16,8 +18,11 @@ from tasks.environments import action_mask
 from tasks.inputs import MASK, stack
 from tasks.questions import body, rows_a_request
 
-_TRIES = 8
-"""How often a step is tried before the player gives up; with the pauses between, about six seconds."""
+_FIRST_PATIENCE = 6.0
+"""How long a gateway that never answered is tried, s: the address may be wrong."""
+
+_PATIENCE = 300.0
+"""How long one that did is waited for, s: it, or the store of its outcomes, is started again."""
 
 
 class TrafficError(Exception):
@@ -31,18 +36,20 @@ class Gateway:
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/v1/policies/{policy}", timeout=30)
         self.requests = 0
         self.failures: Counter[str] = Counter()
+        self._patience = _FIRST_PATIENCE
 
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The decoded answer. A fault is counted, then tried again; what cannot help to try again raises."""
+        """The decoded answer. A fault is counted, then tried again; what cannot help to try again raises.
+
+        All that players send counts once however often it comes.
+        """
         content = None if body is None else msgspec.json.encode(body)
-        problem = ""
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(min(1.5, 0.05 * 2**attempt))
+        begun = time.monotonic()
+        for attempt in count():
             self.requests += 1
             try:
                 response = self._http.request(
@@ -51,13 +58,17 @@ class Gateway:
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
                 self.failures[type(error).__name__] += 1
-                continue
-            if response.is_success:
-                return msgspec.json.decode(response.content)
-            problem = f"{response.status_code}: {response.text[:300]}"
-            self.failures[str(response.status_code)] += 1
-            if response.status_code < 500 and response.status_code != 429:
+            else:
+                if response.is_success:
+                    self._patience = _PATIENCE
+                    return msgspec.json.decode(response.content)
+                problem = f"{response.status_code}: {response.text[:300]}"
+                self.failures[str(response.status_code)] += 1
+                if response.status_code < 500 and response.status_code != 429:
+                    break
+            if time.monotonic() - begun >= self._patience:
                 break
+            time.sleep(min(1.5, 0.1 * 2 ** min(attempt, 4)))
         raise TrafficError(f"{method} {self._http.base_url}{path.lstrip('/')} failed: {problem}")
 
 
@@ -166,7 +177,8 @@ class Game:
             None if self.users is None else f"user-{(self.started + number) % self.users}"
             for number in range(len(idle))
         ]
-        answer = self.gateway.call("POST", "/episodes", {"user_ids": users})
+        key = secrets.token_hex(16)  # a request that is sent again starts none twice
+        answer = self.gateway.call("POST", "/episodes", {"user_ids": users, "idempotency_key": key})
         for player, opened in zip(idle, answer["episodes"], strict=True):
             player.begin(opened)
             self.tally.versions[str(opened["version"])] += 1

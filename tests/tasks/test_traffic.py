@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.players import Gateway
 from tasks.traffic import TrafficError, play
 from tests.tasks.gateway_double import GatewayDouble, serving
 
@@ -87,9 +88,21 @@ def test_a_refusal_that_will_not_change_ends_the_play_at_once(gateway: GatewayDo
 def test_a_gateway_that_is_away_is_an_error_that_names_it(
     gateway: GatewayDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.traffic.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tasks.players._FIRST_PATIENCE", 0.2)
     with pytest.raises(TrafficError, match=r"127\.0\.0\.1:9/.*ConnectError"):
         play("cartpole", "http://127.0.0.1:9", episodes=1)
+
+
+def test_a_gateway_that_has_answered_is_waited_for(gateway: GatewayDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.players._FIRST_PATIENCE", 0.0)
+    never, before = Gateway(gateway.url, "cartpole"), Gateway(gateway.url, "cartpole")
+    question = {"observations": [[0.0] * 4]}
+    before.call("POST", "/act", question)
+    gateway.faults = [503, 503, 503]
+    assert before.call("POST", "/act", question)
+    gateway.faults = [503]
+    with pytest.raises(TrafficError, match="503"):
+        never.call("POST", "/act", question)
 
 
 def test_plays_until_the_canary_has_ended_and_then_some_champion_episodes(gateway: GatewayDouble) -> None:
