@@ -1,8 +1,9 @@
-"""Respawn: a worker that was killed is replaced at once.
+"""Respawn: a worker that was killed is replaced at once, and the gateway ends when it is told to.
 
 The process that `bentoml serve` is (Circus's arbiter) looks for dead workers every ten seconds, and BentoML has no
 setting for it: a gateway of one worker would be away for up to ten seconds and a start. So the arbiter is made to
-listen to what the system tells it anyway, SIGCHLD.
+listen to what the system tells it anyway, SIGCHLD. And Circus refuses to end while it replaces a worker; this arbiter
+ends as soon as it can.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bentoml._internal.utils import circus as supervision
+from circus import watcher
 from circus.exc import ConflictError
+
+from bentos import forking
 
 _BUSY_SECONDS = 0.1
 _KILLED = (os.CLD_KILLED, os.CLD_DUMPED)
@@ -28,13 +32,22 @@ class AttentiveArbiter(supervision.Arbiter):
         self.loop.asyncio_loop.add_signal_handler(signal.SIGCHLD, self._look)
         super().start(cb)
 
+    def stop(self) -> Any:
+        """End the workers, then the arbiter. While a worker is being replaced, that comes first."""
+        try:
+            return super().stop()
+        except ConflictError:
+            if not self._stopping:
+                self.loop.call_later(_BUSY_SECONDS, self.stop)
+            return None
+
     def _look(self) -> None:
-        bereft = [watcher for watcher in self.watchers if any(map(_was_killed, list(watcher.processes)))]
+        bereft = [one for one in self.watchers if any(map(_was_killed, list(one.processes)))]
         if self._stopping or not bereft:
             return
-        for watcher in bereft:
+        for one in bereft:
             # in its containers BentoML replaces no worker and waits for the last to die, to be started anew as a whole
-            watcher.respawn = True
+            one.respawn = True
         try:
             replaced = self.manage_watchers()
         except ConflictError:
@@ -44,8 +57,11 @@ class AttentiveArbiter(supervision.Arbiter):
 
 
 def at_once() -> None:
-    """Make the arbiter that BentoML is about to start an attentive one."""
+    """Make the arbiter that BentoML is about to start an attentive one, whose workers start quickly."""
     supervision.Arbiter = AttentiveArbiter
+    if forking.possible():
+        watcher.Process = forking.ForkedProcess
+        forking.prepare()
 
 
 def _was_killed(pid: int) -> bool:

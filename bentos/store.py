@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bentos import migrations
 from bentos.commit_order import transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = sa.MetaData()
 _CREATE_ATTEMPTS = 5
@@ -293,7 +296,9 @@ def create(url: str) -> sa.Engine:
 
 def insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     """An insert into a table that can say what is to be done about rows that are there already."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")  # the other is never needed
+    statement: sqlite.Insert | postgresql.Insert = dialect.insert(table)
+    return statement
 
 
 @lru_cache(maxsize=8)
