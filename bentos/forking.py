@@ -123,9 +123,9 @@ def _let_go() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     asyncio.set_event_loop(None)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in [int(file.name) for file in Path("/proc/self/fd").iterdir()]:
+    for descriptor in [int(file.name) for file in Path("/proc/self/fd").iterdir()]:
         try:
-            if not os.get_inheritable(number):
-                os.dup2(nothing, number, inheritable=False)
+            if not os.get_inheritable(descriptor):
+                os.dup2(nothing, descriptor, inheritable=False)
         except OSError:  # the listing's own
             continue
