@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from tasks.commands import alerts, demo, export, files, live, overrides, planning, policies, releases, stack, verify
+from tasks.commands import (
+    alerts,
+    demo,
+    export,
+    files,
+    live,
+    overrides,
+    planning,
+    policies,
+    releases,
+    stack,
+    store,
+    verify,
+)
 
 app = typer.Typer(
     name="airlock",
@@ -44,6 +57,7 @@ app.command("results")(releases.results)
 app.command("override")(overrides.override)
 app.add_typer(policies.app, name="policies")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(store.app, name="store")
 app.command("traffic")(live.traffic)
 app.command("export")(export.export)
 app.command("serve")(live.serve)
