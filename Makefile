@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Packages are installed uncompiled, which saves a minute and a half; each is compiled, and that kept, when first imported.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down demo test test-servers check bench
+.PHONY: help setup up down demo test test-servers up-cluster down-cluster cluster-ready test-cluster check bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,7 +28,7 @@ demo: setup ## three releases of cartpole: promoted, promoted, rolled back
 	@$(BIN)/airlock demo
 
 test: setup ## the whole test suite: two tests at a time, then alone those that need the live stack
-	@$(BIN)/python -m pytest -m 'not stack and not servers' -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m 'not stack and not servers and not cluster' -n 2 --dist worksteal
 	@$(BIN)/python -m pytest -m stack
 
 test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometheus, Alertmanager, Chromium), installed where they are missing (as root)
@@ -41,6 +41,23 @@ test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometh
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,scale]'
 	@$(BIN)/python -m pytest -m servers
+
+cluster-ready: setup
+	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v redis-server && command -v haproxy && command -v prometheus && \
+		command -v prometheus-alertmanager && command -v wget && command -v curl; } >/dev/null 2>&1 || \
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+			postgresql redis-server haproxy prometheus prometheus-alertmanager wget curl; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
+		--editable '.[dev,scale,cluster]'
+
+up-cluster: cluster-ready ## start the services of docker-compose.yml as processes of this machine (see docs/cluster.md)
+	@$(BIN)/python -m tests.cluster.command up
+
+down-cluster: setup ## stop them
+	@$(BIN)/python -m tests.cluster.command down
+
+test-cluster: cluster-ready ## releases, rollback and faults on them; Debian's servers are installed where they are missing (as root)
+	@$(BIN)/python -m pytest -m cluster
 
 check: setup ## lint, format, types, import rules
 	@$(BIN)/ruff check .

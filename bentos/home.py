@@ -25,10 +25,11 @@ def home() -> Path:
 def secret(name: str) -> str:
     """The secret `name` ("admin_token", "episode_key", ...).
 
-    `$AIRLOCK_<NAME>` wins; otherwise it is read from `$AIRLOCK_HOME/secrets/<name>`, which is generated (mode 0600)
-    on first use. Two processes that race for the first use agree on one value.
+    `$AIRLOCK_<NAME>` or the file named by `$AIRLOCK_<NAME>_FILE` wins; otherwise it is read from
+    `$AIRLOCK_HOME/secrets/<name>`, which is generated (mode 0600) on first use. Two processes that race for the first
+    use agree on one value. Raises ValueError where the file is empty, OSError where it cannot be read.
     """
-    value = os.environ.get(f"AIRLOCK_{name.upper()}")
+    value = _given(f"AIRLOCK_{name.upper()}")
     if value:
         return value
     path = home() / "secrets" / name
@@ -47,9 +48,23 @@ def secret(name: str) -> str:
     return path.read_text().strip()
 
 
+def _given(variable: str) -> str | None:
+    """The variable's value, or the content of the file that `<variable>_FILE` names (a container's secret)."""
+    value, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if value or not file:
+        return value
+    content = Path(file).read_text().strip()
+    if not content:
+        raise ValueError(f"{variable}_FILE names {file}, which is empty")
+    return content
+
+
 def database_url() -> str:
-    """SQLAlchemy URL of Airlock's own database: `$AIRLOCK_DATABASE_URL`, by default SQLite under the home."""
-    return os.environ.get("AIRLOCK_DATABASE_URL") or f"sqlite:///{home() / 'airlock.db'}"
+    """SQLAlchemy URL of Airlock's own database, by default SQLite under the home.
+
+    `$AIRLOCK_DATABASE_URL`, or the content of the file named by `$AIRLOCK_DATABASE_URL_FILE`.
+    """
+    return _given("AIRLOCK_DATABASE_URL") or f"sqlite:///{home() / 'airlock.db'}"
 
 
 def port(service: str, default: int) -> int:

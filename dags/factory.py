@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, Param, TaskGroup, TriggerRule
 
+from dags.learn import TRAIN_QUEUE, learn_dag
 from dags.learn import cron as _cron
-from dags.learn import learn_dag
 from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator
 from plugins.operators.monitor import AskForRelease, LookAtChampion
@@ -43,13 +43,16 @@ def release_dag(spec: PolicySpec) -> DAG:
         default_args=retries,
     ) as dag:
         with TaskGroup("build", tooltip="Train or import, evaluate, export, quantize, benchmark, select"):
-            train = StageOperator(task_id="train", stage="tasks.train:train", task_display_name="train or import")
-            evaluate = StageOperator(task_id="evaluate", stage="tasks.evaluate:evaluate")
+            train = StageOperator(
+                task_id="train", stage="tasks.train:train", task_display_name="train or import", queue=TRAIN_QUEUE
+            )
+            evaluate = StageOperator(task_id="evaluate", stage="tasks.evaluate:evaluate", queue=TRAIN_QUEUE)
             export = StageOperator(task_id="export", stage="tasks.export:export")
-            quantize = StageOperator(task_id="quantize", stage="tasks.quantize:quantize")
+            quantize = StageOperator(task_id="quantize", stage="tasks.quantize:quantize", queue=TRAIN_QUEUE)
             benchmark = StageOperator.partial(
                 task_id="benchmark",
                 stage="tasks.benchmark:benchmark",
+                queue=TRAIN_QUEUE,
                 max_active_tis_per_dagrun=1,
                 map_index_template="{{ task.arguments['family'] }}",
             ).expand(arguments=[{"family": family} for family in FAMILIES])

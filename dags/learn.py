@@ -10,6 +10,9 @@ from airflow.sdk import DAG, CronTriggerTimetable
 from plugins.operators.learn import LearnOperator
 from tasks.spec import Learn, PolicySpec
 
+TRAIN_QUEUE = "train"
+"""Where the tasks go that keep a processor busy for long. Only executors with queues (Celery) look at it."""
+
 
 def cron(schedule: str) -> CronTriggerTimetable:
     """A cron, from its next tick on: starting a stack never starts a run by itself."""
@@ -29,8 +32,10 @@ def learn_dag(spec: PolicySpec, learn: Learn) -> DAG:
         default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
     ) as dag:
         collect = LearnOperator(task_id="collect", stage="tasks.learning.stages:collect")
-        fine_tune = LearnOperator(task_id="fine_tune", stage="tasks.learning.stages:fine_tune")
-        evaluate = LearnOperator(task_id="evaluate", stage="tasks.learning.stages:evaluate", rejection_skips=True)
+        fine_tune = LearnOperator(task_id="fine_tune", stage="tasks.learning.stages:fine_tune", queue=TRAIN_QUEUE)
+        evaluate = LearnOperator(
+            task_id="evaluate", stage="tasks.learning.stages:evaluate", rejection_skips=True, queue=TRAIN_QUEUE
+        )
         release = TriggerDagRunOperator(
             task_id="release",
             trigger_dag_id=f"release_{spec.name}",

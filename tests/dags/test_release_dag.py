@@ -16,6 +16,7 @@ from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
 from dags.factory import FAMILIES, release_dag
+from dags.learn import TRAIN_QUEUE
 from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Params, load, policies_directory
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -56,6 +57,9 @@ def test_a_release_is_wired_from_training_to_report(bag: DagBag, policy: str) ->
     assert [task.task_id for task in dag.leaves] == ["report"]
     assert dag.get_task("report").trigger_rule == "all_done"
     assert dag.get_task("canary.simulated_users").upstream_task_ids == {"pre_deployment.approval"}
+    heavy = {f"build.{stage}" for stage in ("train", "evaluate", "quantize", "benchmark")}
+    assert {task.task_id for task in dag.tasks if task.queue == TRAIN_QUEUE} == heavy
+    assert {task.queue for task in dag.tasks} == {TRAIN_QUEUE, "default"}
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -69,7 +69,9 @@ class Prometheus(_Server):
         super().__init__(directory)
         document = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
         document["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        document["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+        (job,) = document["scrape_configs"]
+        del job["dns_sd_configs"]
+        job["static_configs"] = [{"targets": [target]}]
         found = [{"targets": [alertmanager]}] if alertmanager else []
         document["alerting"]["alertmanagers"] = [{"static_configs": found}]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(document))

@@ -1,0 +1,87 @@
+"""`python -m tests.cluster.command up | down`: a cluster for a person in `$AIRLOCK_HOME/cluster`, with its keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+
+from bentos import home
+from tasks.stack import processes
+from tests.cluster.compose import REPOSITORY
+from tests.cluster.harness import Cluster
+
+DIRECTORY = home.home() / "cluster"
+KEEPER, READY, LOG = DIRECTORY / "keeper.pid", DIRECTORY / "ready.json", DIRECTORY / "keeper.log"
+
+
+def keep() -> None:
+    """Start the cluster, write how it is reached, and stop it at SIGTERM."""
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0) if not READY.exists() else over.set())
+    with Cluster(DIRECTORY) as cluster:
+        draft = READY.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(cluster.client()))
+        draft.replace(READY)
+        over.wait()
+
+
+def up() -> int:
+    """Start the keeper, wait until all is healthy, say how it is reached."""
+    DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _keeper():
+        READY.unlink(missing_ok=True)
+        with LOG.open("wb") as log:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "tests.cluster.command", "keep"],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        KEEPER.write_text(str(keeper.pid))
+        while not READY.exists():
+            if keeper.poll() is not None:
+                print(LOG.read_text()[-4000:], file=sys.stderr)  # noqa: T201
+                return 1
+            time.sleep(0.5)
+    told = json.loads(READY.read_text()) if READY.exists() else {}
+    for name, value in told.items():
+        print(f"export {name}={value}")  # noqa: T201
+    return 0
+
+
+def down() -> int:
+    """Stop the keeper and all that it started."""
+    keeper = _keeper()
+    if keeper:
+        keeper.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            keeper.wait(120)
+    processes.end(processes.marked(DIRECTORY), patience=0)
+    KEEPER.unlink(missing_ok=True)
+    READY.unlink(missing_ok=True)
+    return 0
+
+
+def _keeper() -> psutil.Process | None:
+    """The process that keeps the cluster, if it runs."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int(KEEPER.read_text()))
+        if "tests.cluster.command" in process.cmdline():
+            return process
+    return None
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit({"up": up, "down": down, "keep": keep}[sys.argv[1]]())
