@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 metadata = sa.MetaData()
 _CREATE_ATTEMPTS = 5
-_POSTGRES_WAITS = {"connect_timeout": 3, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
-"""Seconds, seconds, milliseconds: a database that went away without a word must not hold up requests for minutes."""
+_POSTGRES_WAITS = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""Seconds, the last in milliseconds: a database that went away without a word is given up after 11 s, not hours."""
 
 _Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from bentos.manifest import Space
 from bentos.routes import Route
 
 _FRESH_SECONDS = 1.0
+_PATIENCE_SECONDS = 2.0
+"""How long a database that hangs may hold up a document; then it shows what this worker knows alone."""
 
 Cell = tuple[str, str, str, str, dict[str, Any]]
 """generation, version, arm, worker and counters of one row of `arm_stats`."""
@@ -28,6 +31,7 @@ class Views:
         self._url = url
         self._cells: dict[str, list[Cell]] = {}
         self._read_at = 0.0
+        self._reading: asyncio.Task[list[Any]] | None = None
         self._lock = asyncio.Lock()
 
     async def cells(self, policy: str) -> list[Cell]:
@@ -65,10 +69,14 @@ class Views:
 
     async def _read(self) -> dict[str, list[Cell]]:
         cells: dict[str, list[Cell]] = {}
-        try:
-            rows = await asyncio.to_thread(self._rows)
-        except sa.exc.SQLAlchemyError:
-            rows = []
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._rows))
+        await asyncio.wait([self._reading], timeout=_PATIENCE_SECONDS)
+        rows: list[Any] = []
+        if self._reading.done():  # else it hangs: no second thread shall hang beside it
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                rows = self._reading.result()
+            self._reading = None
         for policy, *cell in rows:
             if cell[3] != self._core.worker:
                 cells.setdefault(policy, []).append(tuple(cell))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ _EPISODES, _OUTCOMES, _REWARDS, _EVENTS = "episodes", "outcomes", "rewards", "ev
 _MOST_ROWS = 1000
 _REST_SECONDS = 1.0
 _BUSY_MILLISECONDS = 2000
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for its commit: a database that hangs is as good as down."""
 
 
 class StoreDown(Exception):
@@ -54,18 +57,22 @@ class _Job(msgspec.Struct):
 class Writer:
     """Commits rows of many requests together; each request is answered after the commit that holds its rows.
 
-    After a failed transaction writes fail at once for a second, so that a dead database does not hold up requests.
+    After a failed transaction writes fail at once for a second, so that a dead database does not hold up requests; and
+    for as long as one transaction takes longer than `patience` seconds, so that one that hangs does not either.
     `events` that are not stored yet go into the same transaction as whatever is written next: an outcome is never
     stored before what this worker saw befall its episode.
     """
 
-    def __init__(self, url: str, pending: Events | None = None) -> None:
+    def __init__(self, url: str, pending: Events | None = None, patience: float = PATIENCE_SECONDS) -> None:
         self._url = url
+        self._patience = patience
         self._pending = Events() if pending is None else pending
         self._engine: sa.Engine | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._later: deque[_Job] = deque()
         self._rest_until = 0.0
+        self._begun = math.inf
+        """When the transaction that runs now was begun (monotonic clock)."""
         self._thread = threading.Thread(target=self._run, name="airlock-writer", daemon=True)
         self._thread.start()
 
@@ -102,17 +109,24 @@ class Writer:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _submit(
+    async def _submit(
         self,
         table: str,
         rows: Sequence[Any],
         call: Callable[[sa.Connection], Any] | None = None,
         later: bool = False,
-    ) -> asyncio.Future[Any]:
+    ) -> Any:
+        if time.monotonic() - self._begun > self._patience:
+            raise StoreDown("the database does not answer")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._jobs.put(_Job(table, rows, call, later, future, loop))
-        return future
+        try:
+            async with asyncio.timeout(None if later else self._patience):
+                return await future
+        except TimeoutError as error:
+            # what was not begun is not done any more; what was may still be stored
+            raise StoreDown(f"the database did not answer within {self._patience:g} s") from error
 
     def _run(self) -> None:
         running = True
@@ -151,12 +165,16 @@ class Writer:
 
     def _attempt(self, jobs: list[_Job], work: Callable[[sa.Connection, list[_Job]], list[Any]]) -> None:
         """One transaction for `jobs`, answered together. If only some rows are to blame, only they fail."""
+        jobs = [job for job in jobs if not job.future.done()]
+        if not jobs:
+            return
         befell: list[Row] = []
         results: list[Any]
         if time.monotonic() < self._rest_until:
             results = [StoreDown("the database failed a moment ago")] * len(jobs)
         else:
             befell = self._pending.take(_MOST_ROWS) if jobs[0].call is None else []
+            self._begun = time.monotonic()
             try:
                 with self._connect().begin() as connection:
                     if befell:
@@ -173,6 +191,8 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - whatever it was, the rows are not stored
                 self._pending.give_back(befell)
                 results = [self._failed(error)] * len(jobs)
+            finally:
+                self._begun = math.inf
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for job, result in zip(jobs, results, strict=True):
             by_loop.setdefault(job.loop, []).append((job.future, result))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 from tasks.stack.ports import free_port
@@ -62,9 +63,24 @@ class Cluster:
         self.process.send_signal(3)  # SIGQUIT: PostgreSQL's immediate shutdown; its children end with it
         self.process.wait(30)
 
+    def hang(self) -> None:
+        """Let all its processes stand still: connections stay open and nobody answers on them."""
+        for member in self._family():
+            member.suspend()
+
+    def go_on(self) -> None:
+        """End a `hang`."""
+        for member in self._family():
+            member.resume()
+
+    def _family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children()]
+
     def stop(self) -> None:
         """End it and remove all its data."""
         if self.process.poll() is None:
+            self.go_on()
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 

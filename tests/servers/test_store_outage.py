@@ -1,0 +1,282 @@
+"""Airlock's PostgreSQL is killed, or hangs, under a canary with traffic: gateways decide on, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from bentos import store
+from bentos.episodes import Signer
+from bentos.package import Serve
+from bentos.writer import PATIENCE_SECONDS
+from tests.bentos.gateway_process import ADMIN_TOKEN, EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
+from tests.bentos.policy_packages import constant_graph, discrete_graph, write_package
+from tests.servers.postgres import Cluster
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+
+OBSERVATION = [0.0] * 4
+NOT_A_NUMBER = discrete_graph([[float("nan")] * 2] * 4, [0, 0])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that a test may take away."""
+    running = Cluster()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowProcess]:
+    running = MlflowProcess(tmp_path_factory.mktemp("mlflow"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    cluster: Cluster, registry: MlflowProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """Two workers."""
+    running = GatewayProcess(
+        tmp_path_factory.mktemp("gateway"),
+        MLFLOW_TRACKING_URI=registry.url,
+        AIRLOCK_DATABASE_URL=cluster.database(),
+        AIRLOCK_WORKERS="2",
+    )
+    yield running
+    running.stop()
+
+
+class Canary:
+    """A policy with a running canary at weight 0.5: the champion answers 0, the challenger as its `graph` says."""
+
+    def __init__(self, name: str, gateway: GatewayProcess, registry: MlflowProcess, scratch: Path, graph: Any) -> None:
+        self.name = name
+        self.url = f"{gateway.url}/v1/policies/{name}"
+        self.first, self.second = (
+            registry.publish(
+                name,
+                scratch / f"{name}-{number}",
+                write_package(scratch / f"{name}-{number}", name=name, graph=graph, serve=Serve(max_errors=3)),
+                status,
+            )
+            for number, (graph, status) in enumerate([(constant_graph(0), "promoted"), (graph, "approved")])
+        )
+        registry.alias(name, "champion", self.first)
+        document = {"generation": "g1", "champion": self.first, "version": self.second, "weight": 0.5, "salt": "0a0b"}
+        registry.tag(name, "canary", json.dumps({**document, "started_at": time.time()}))
+        self.awaited()
+
+    def awaited(self) -> None:
+        """Return once both workers put episodes into the canary."""
+        streak = 0
+
+        def both() -> bool:
+            nonlocal streak
+            streak = streak + 1 if self.begin()[1] != "champion" else 0
+            return streak >= 20
+
+        wait_until(both, "the canary runs in both workers")
+
+    def begin(self) -> tuple[str, str]:
+        """Start an episode: its id and its arm."""
+        answer = httpx.post(f"{self.url}/episodes", json={}, timeout=60)
+        if answer.status_code in (404, 503):  # not followed yet
+            return "", "champion"
+        found = answer.raise_for_status().json()
+        return found["episode_id"], found["arm"]
+
+    def act(self, episode: str | None = None) -> httpx.Response:
+        """Ask for an action, without trying again."""
+        body = {"observation": OBSERVATION, **({"episode_id": episode} if episode else {})}
+        return httpx.post(f"{self.url}/act", json=body, timeout=60)
+
+
+class Load:
+    """Requests sent raw: decisions without a second try, outcomes again until they are acknowledged."""
+
+    def __init__(self, canary: Canary, threads: int = 3) -> None:
+        self.canary = canary
+        self.failed: list[str] = []
+        self.decisions = 0
+        self.begun: list[tuple[float, str, str]] = []
+        self.reported: dict[str, float] = {}
+        self.tallies: list[dict[str, int]] = []
+        self.refusals: Counter[tuple[int, bool]] = Counter()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._play, args=(number,)) for number in range(threads)]
+        self._threads += [threading.Thread(target=self._ask)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End it; every outcome is acknowledged then."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        """Decisions all the time, of an episode or of none."""
+        while not self._stopping.is_set():
+            self._decide(self.begun[-1][1] if self.begun and self.decisions % 2 else None)
+
+    def _decide(self, episode: str | None) -> None:
+        try:
+            answer = self.canary.act(episode)
+        except httpx.HTTPError as error:
+            self.failed.append(repr(error))
+            return
+        if answer.status_code != 200:
+            self.failed.append(f"{answer.status_code} {answer.text}")
+        with self._lock:
+            self.decisions += 1
+
+    def _play(self, number: int) -> None:
+        while not self._stopping.is_set():
+            try:
+                episode, arm = self.canary.begin()
+            except httpx.HTTPError as error:
+                self.failed.append(repr(error))
+                continue
+            self.begun.append((time.monotonic(), episode, arm))
+            self._decide(episode)
+            self._report(episode, float(len(self.reported) % 7))
+
+    def _report(self, episode: str, value: float) -> None:
+        outcome = {"episode_id": episode, "return": value, "length": 1}
+        while True:
+            answer = httpx.post(f"{self.canary.url}/outcomes", json=outcome, timeout=60)
+            if answer.status_code == 200:
+                with self._lock:
+                    self.reported[episode] = value
+                    self.tallies.append(answer.json())
+                return
+            self.refusals[answer.status_code, "retry-after" in answer.headers] += 1
+            time.sleep(0.1)
+
+
+def stored(cluster_url: str, policy: str) -> tuple[list[tuple[str, float]], dict[str, str]]:
+    """The policy's outcomes, and the arms of its stored starts, by nonce."""
+    engine = sa.create_engine(cluster_url, poolclass=sa.NullPool)
+    table, starts = store.outcomes.c, store.episodes.c
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(table.episode, table.episode_return).where(table.policy == policy))
+        begun = connection.execute(sa.select(starts.episode, starts.arm).where(starts.policy == policy))
+        return [(row.episode, row.episode_return) for row in rows], {row.episode: row.arm for row in begun}
+
+
+def nonce(episode: str) -> str:
+    return Signer(EPISODE_KEY).episode(episode).nonce
+
+
+def check_nothing_lost(load: Load, database: str) -> None:
+    """Every decision was answered; what was acknowledged is stored, once and as it was sent; so is each start."""
+    assert not load.failed
+    rows, starts = stored(database, load.canary.name)
+    found = dict(rows)
+    assert len(rows) == len(found), "one outcome an episode"
+    assert {nonce(episode): value for episode, value in load.reported.items()} == found
+    answers = Counter({key: sum(tally[key] for tally in load.tallies) for key in ("accepted", "duplicates")})
+    assert answers.total() == len(load.reported)
+    assert answers["accepted"] <= len(rows)
+    assert load.refusals, "outcomes were sent while the store was away"
+    assert set(load.refusals) == {(503, True)}
+    begun = {nonce(episode): arm for _, episode, arm in load.begun if arm != "champion"}
+    assert begun.items() <= starts.items()
+
+
+def outage(cluster: Cluster, load: Load) -> None:
+    """Kill the store under load and start it again."""
+    canary, reported = load.canary, len(load.reported)
+    wait_until(lambda: len(load.reported) > reported + 20, "outcomes flow")
+    refused, decided = load.refusals.total(), load.decisions
+    cluster.kill()
+    wait_until(lambda: load.refusals.total() > refused + 20, "outcomes are refused")
+    wait_until(lambda: load.decisions > decided + 50, "it goes on deciding")
+    begun = [canary.begin()[1] for _ in range(8)]
+    assert set(begun) == {"champion"}, "an episode that cannot be stored stays outside of the experiment"
+    cluster.start()
+    canary.awaited()
+
+
+def test_a_killed_store_costs_no_decision_and_no_outcome(
+    cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
+) -> None:
+    canary = Canary("killed", gateway, registry, tmp_path, constant_graph(1))
+    load = Load(canary)
+    try:
+        outage(cluster, load)
+        outage(cluster, load)
+    finally:
+        load.stop()
+    check_nothing_lost(load, gateway._environment["AIRLOCK_DATABASE_URL"])
+
+
+def test_a_store_that_hangs_holds_up_no_decision_and_each_worker_one_commit(
+    cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
+) -> None:
+    canary = Canary("hung", gateway, registry, tmp_path, constant_graph(1))
+    load = Load(canary)
+    try:
+        wait_until(lambda: len(load.reported) > 20, "outcomes flow")
+        cluster.hang()
+        began = time.monotonic()
+        decided = load.decisions
+        wait_until(lambda: load.decisions > decided + 50, "it goes on deciding")
+        wait_until(lambda: load.refusals.total() > 50, "outcomes are refused")
+        seconds = time.monotonic() - began
+        assert seconds < 50 * PATIENCE_SECONDS / 4, "the requests did not wait one after another"
+        assert httpx.get(canary.url, timeout=60).status_code == 200
+        arms = {canary.begin()[1] for _ in range(8)}
+        assert arms == {"champion"}
+        cluster.go_on()
+        canary.awaited()
+    finally:
+        cluster.go_on()
+        load.stop()
+    check_nothing_lost(load, gateway._environment["AIRLOCK_DATABASE_URL"])
+
+
+def test_overrides_hold_and_what_happened_meanwhile_is_told_once_the_store_is_back(
+    cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
+) -> None:
+    canary = Canary("broken", gateway, registry, tmp_path, NOT_A_NUMBER)
+    ill = next(episode for episode, arm in iter(canary.begin, None) if arm == "challenger")
+    gateway.client.set_override(canary.name, 1, ttl_seconds=600, reason="by hand", episode_id=ill)
+
+    def overridden() -> bool:
+        return all(canary.act(ill).json()["source"] == "override" for _ in range(10))
+
+    wait_until(overridden, "both workers follow the override")
+    sick = next(episode for episode, arm in iter(canary.begin, None) if arm == "challenger")
+    cluster.kill()
+    assert overridden()
+    answers = [canary.act(sick).json() for _ in range(20)]
+    assert {(answer["source"], answer["version"]) for answer in answers} == {("fallback", canary.first)}
+    admin = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    refused = httpx.request("DELETE", f"{canary.url}/override", json={"episode_id": ill}, headers=admin, timeout=60)
+    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    cluster.start()
+    engine = sa.create_engine(gateway._environment["AIRLOCK_DATABASE_URL"], poolclass=sa.NullPool)
+    faults = store.fault_events.c
+
+    def told() -> set[str]:
+        query = sa.select(faults.kind).where(faults.policy == canary.name, faults.version == canary.second)
+        with engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
+    assert wait_until(told, "the opened breaker is told") == {"breaker_open"}
+    gateway.client.clear_override(canary.name, episode_id=ill)
+    wait_until(lambda: all(canary.act(ill).json()["source"] == "fallback" for _ in range(10)), "both workers follow")
