@@ -103,6 +103,8 @@ class Worker:
                 mark=self._marks.of,
                 unmark=self._marks.release,
             )
+            follower = self._follower
+            self.core.unheard = lambda: not follower.seen_at
             await self._follower.start()
             self._loop("registry", self._follower.poll, poll_seconds())
         self._loop("database", self._read_database, _SECOND)

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -68,6 +68,8 @@ class Core:
         self._decisions = 0
         self._decision_prefix = secrets.token_hex(6)
         self.on_breaker: Any = None
+        self.unheard: Callable[[], bool] = lambda: False
+        """Whether the registry has yet to say which policies there are."""
 
     def build(self, policy: str, version: str, package: Policy, digest: str) -> Version:
         """A version of a policy in this gateway. Raises PackageError. Call it off the event loop."""
@@ -171,8 +173,10 @@ class Core:
         return None if route is None else route.champion
 
     def known(self, policy: str) -> Route:
-        """The route of a policy. Raises Problem (404)."""
+        """The route of a policy. Raises Problem: 404, or 503 as long as the registry was never heard of."""
         route = self.routes.get(policy)
+        if route is None and self.unheard():
+            raise Problem(503, "registry", "this gateway has not heard from the registry yet; ask again", retry_after=1)
         if route is None:
             raise Problem(404, "policy", f"there is no policy {policy!r}", expected=sorted(self.routes)[:20])
         return route

@@ -382,8 +382,11 @@ def test_with_mlflow_down_it_serves_on_and_starts_again_as_before(following: Gat
         following.start()
         assert answers() == running
         assert following.client.policy(policy.name)["canary"]["version"] == second
+        unknown = httpx.get(f"{following.url}/v1/policies/no-such")
+        assert (unknown.status_code, "retry-after" in unknown.headers) == (503, True), "nobody has said so yet"
     finally:
         policy.mlflow.start()
     third = policy.release(0, "promoted")
     policy.champion(third)
     shows(following, policy, champion=third, canary=None)
+    assert httpx.get(f"{following.url}/v1/policies/no-such").status_code == 404

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +254,12 @@ def test_overrides_hold_and_what_happened_meanwhile_is_told_once_the_store_is_ba
     cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
 ) -> None:
     canary = Canary("broken", gateway, registry, tmp_path, NOT_A_NUMBER)
-    ill = next(episode for episode, arm in iter(canary.begin, None) if arm == "challenger")
+    ill, sick = islice((episode for episode, arm in iter(canary.begin, None) if arm == "challenger"), 2)
     gateway.client.set_override(canary.name, 1, ttl_seconds=600, reason="by hand", episode_id=ill)
-
-    def overridden() -> bool:
-        return all(canary.act(ill).json()["source"] == "override" for _ in range(10))
-
-    wait_until(overridden, "both workers follow the override")
-    sick = next(episode for episode, arm in iter(canary.begin, None) if arm == "challenger")
+    known = lambda: all(gateway.client.policy(canary.name)["overrides"] for _ in range(10))  # noqa: E731
+    wait_until(known, "both workers follow the override")
     cluster.kill()
-    assert overridden()
+    assert {canary.act(ill).json()["source"] for _ in range(10)} == {"override"}
     answers = [canary.act(sick).json() for _ in range(20)]
     assert {(answer["source"], answer["version"]) for answer in answers} == {("fallback", canary.first)}
     admin = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
