@@ -28,8 +28,13 @@ def dags_of(policy: str) -> dict[str, DAG]:
 
 def release_dag(spec: PolicySpec) -> DAG:
     """`release_<policy>`: from training to a champion, or to a reasoned no."""
-    # a try is spent by each kill of its worker, too
-    retries: dict[str, Any] = {"retries": 5, "retry_delay": timedelta(seconds=5)}
+    # a try is spent by each kill of its worker, and when it cannot be queued: a broker may be away for two minutes
+    retries: dict[str, Any] = {
+        "retries": 5,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=1),
+    }
     with DAG(
         dag_id=f"release_{spec.name}",
         description=f"Train or import, check, canary and promote the policy {spec.name}",

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,13 @@ def test_a_release_is_wired_from_training_to_report(bag: DagBag, policy: str) ->
     heavy = {f"build.{stage}" for stage in ("train", "evaluate", "quantize", "benchmark")}
     assert {task.task_id for task in dag.tasks if task.queue == TRAIN_QUEUE} == heavy
     assert {task.queue for task in dag.tasks} == {TRAIN_QUEUE, "default"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_broker_that_is_away_for_two_minutes_fails_no_task(bag: DagBag, policy: str) -> None:
+    for task in bag.dags[f"release_{policy}"].tasks:
+        grown = [task.retry_delay * task.retry_exponential_backoff**spent for spent in range(task.retries)]
+        assert sum((min(one, task.max_retry_delay) for one in grown), timedelta()) >= timedelta(minutes=2), task.task_id
 
 
 @pytest.mark.parametrize("policy", POLICIES)

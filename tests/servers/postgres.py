@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -66,12 +67,14 @@ class Cluster:
     def hang(self) -> None:
         """Let all its processes stand still: connections stay open and nobody answers on them."""
         for member in self._family():
-            member.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.suspend()
 
     def go_on(self) -> None:
         """End a `hang`."""
         for member in self._family():
-            member.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.resume()
 
     def _family(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)

@@ -256,7 +256,10 @@ def test_overrides_hold_and_what_happened_meanwhile_is_told_once_the_store_is_ba
     canary = Canary("broken", gateway, registry, tmp_path, NOT_A_NUMBER)
     ill, sick = islice((episode for episode, arm in iter(canary.begin, None) if arm == "challenger"), 2)
     gateway.client.set_override(canary.name, 1, ttl_seconds=600, reason="by hand", episode_id=ill)
-    known = lambda: all(gateway.client.policy(canary.name)["overrides"] for _ in range(10))  # noqa: E731
+
+    def known() -> bool:
+        return all(httpx.get(canary.url, timeout=60).json()["overrides"] for _ in range(20))
+
     wait_until(known, "both workers follow the override")
     cluster.kill()
     assert {canary.act(ill).json()["source"] for _ in range(10)} == {"override"}
