@@ -14,6 +14,7 @@ from bentos.assignment import Canary
 from bentos.faults import QUARANTINE
 from bentos.last_good import Draining, Kept, LastGood
 from bentos.package import PackageError, Policy, load, read_manifest
+from bentos.package_cache import PackageCache
 from bentos.peers import Peers
 from bentos.plan import Plan, Quarantined, digest_of, plan
 from bentos.quarantine import Mark, Suspect
@@ -64,8 +65,7 @@ class Follower:
         """
         self._registry = registry
         self._peers = peers
-        self._packages = directory / "packages"
-        self._packages.mkdir(parents=True, exist_ok=True)
+        self._packages = PackageCache(directory / "packages")
         self._kept = Kept(directory / "state.json")
         self._build = build
         self._routed = routed
@@ -185,7 +185,8 @@ class Follower:
         try:
             if not digest:
                 raise PackageError("the version has no package_sha256 tag")
-            directory = await self._registry.fetch_package(uri, digest, self._packages)
+            directory = await self._registry.fetch_package(uri, digest, self._packages.directory)
+            self._packages.used(directory)
             built = await asyncio.to_thread(assemble, directory)
         except PackageError as error:
             self._unmark(Suspect(policy, version, digest))
@@ -205,6 +206,15 @@ class Follower:
             self._loading.pop((policy, version), None)
         if policy in self._pictures:
             self._route(policy)
+        for gone in await asyncio.to_thread(self._packages.evict, self._needed()):
+            logs.info("package evicted", package_sha256=gone)
+
+    def _needed(self) -> set[str]:
+        """The digests of packages that are loaded, or would be after a start, with the registry or without."""
+        needed = {one.package_sha256 for loaded in self._loaded.values() for one in loaded.values()}
+        needed |= {one.package_sha256 for draining in self._draining.values() for one in draining.values()}
+        needed |= {digest for _, digest in self._serving.values()}
+        return needed | {digest_of(seen, version) for seen in self._pictures.values() for version in seen.versions}
 
     def _assemble(
         self, policy: str, version: str, digest: str, mark: Mark | None, opened: bool, directory: Path
