@@ -13,7 +13,7 @@ help: ## this list
 
 setup: $(READY) ## .venv with everything, from constraints.txt
 
-$(READY): pyproject.toml constraints.txt $(wildcard deploy/requirements/*.txt)
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
