@@ -52,6 +52,8 @@ FRESH_STEPS = 20
 
 EXAMPLES = 5
 PROGRESS_CYCLES = 10
+RUNS = ("remote", "outcomes", "raw")
+"""The three runs, in the order in which they are described above."""
 
 
 class Stroll(gymnasium.Env[Any, Any]):
@@ -412,6 +414,7 @@ def main() -> int:
     )
     parser.add_argument("--actions", type=int, default=1_000_000, help="at least so many in each of two runs")
     parser.add_argument("--kills", type=int, default=50, help="while outcomes are posted")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="which of the three runs (all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--package", type=Path, help="a policy package with Box observations and Discrete actions")
     parser.add_argument("--keep", type=Path, help="an empty directory for logs and databases, to look at afterwards")
@@ -429,15 +432,19 @@ def main() -> int:
                 name = releases.name
                 killer = Killer(gateway, chance)
                 progress = partial(report_progress, console)
-                players = Players(remote_play(gateway, name))
-                remote = run_cycles(releases, players, given.cycles, given.actions, killer, chance, progress)
-                fine = report_cycles(console, "RemotePolicy, workers killed", remote)
-                kept = run_outcomes(gateway, name, Killer(gateway, chance), given.kills)
-                fine &= report_outcomes(console, kept)
+                fine = True
+                if "remote" in given.runs:
+                    players = Players(remote_play(gateway, name))
+                    remote = run_cycles(releases, players, given.cycles, given.actions, killer, chance, progress)
+                    fine &= report_cycles(console, "RemotePolicy, workers killed", remote)
+                if "outcomes" in given.runs:
+                    kept = run_outcomes(gateway, name, Killer(gateway, chance), given.kills)
+                    fine &= report_outcomes(console, kept)
                 wait_until(lambda: len(gateway.workers()) == WORKERS, "all workers are back", 120.0)
-                players = Players(raw_play(gateway, name))
-                raw = run_cycles(releases, players, given.cycles, given.actions, None, chance, progress)
-                fine &= report_cycles(console, "requests sent once, no worker killed", raw)
+                if "raw" in given.runs:
+                    players = Players(raw_play(gateway, name))
+                    raw = run_cycles(releases, players, given.cycles, given.actions, None, chance, progress)
+                    fine &= report_cycles(console, "requests sent once, no worker killed", raw)
             finally:
                 gateway.stop()
         finally:
