@@ -35,6 +35,9 @@ from bentos.wire import (
 )
 from bentos.writer import StoreDown, Writer
 
+MOST_TOGETHER = 64
+"""Requests that one call decides together at most."""
+
 _PLACES = [f".{place}" for place in range(MAX_ROWS)]
 _UNCHANGED: list[str] = []
 _encode = msgspec.json.Encoder().encode
@@ -65,6 +68,7 @@ class Core:
         self.faults = Faults() if known is None else known
         self.routes: dict[str, Route] = {}
         self._doors: dict[str, Validate] = {}
+        self._gathering: dict[str, Validate] = {}
         self._decisions = 0
         self._decision_prefix = secrets.token_hex(6)
         self.on_breaker: Any = None
@@ -87,6 +91,7 @@ class Core:
     def route(self, route: Route) -> None:
         """Take over a policy's new route: requests that began on the old one end on it."""
         self.routes[route.policy] = route
+        self._gathering.pop(route.policy, None)
         if route.manifest is None:
             self._doors.pop(route.policy, None)
         else:
@@ -94,12 +99,15 @@ class Core:
             assign = Assign(route)
             shadow = route.shadowed
             shadowed = Shadowed(assign, shadow.chain.shadow, shadow.generation) if shadow else None
-            self._doors[route.policy] = Validate(assign, route.manifest, self.signer, stateful, shadowed)
+            door = self._doors[route.policy] = Validate(assign, route.manifest, self.signer, stateful, shadowed)
+            if not stateful and shadowed is None and all(map(_gains, route.versions.values())):
+                self._gathering[route.policy] = door
 
     def drop(self, policy: str) -> None:
         """Forget a policy that the registry no longer has."""
         self.routes.pop(policy, None)
         self._doors.pop(policy, None)
+        self._gathering.pop(policy, None)
 
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
         """Decide what a JSON request asks for. Raises Problem."""
@@ -123,6 +131,33 @@ class Core:
     def _response(self, ask: Ask, answer: Answer) -> ActResponse | ManyActResponse:
         """An answer as JSON requests get it."""
         return self._many(answer) if ask.many else self._one(answer)
+
+    def gathering(self, policy: str) -> Validate | None:
+        """What decides a policy's requests together; None where each is decided by itself.
+
+        Those of versions that answer at once gain. Those of a slower one meet in its queue; a batch size of 1 says that
+        they shall not meet; state and the samples of a shadow are of one request.
+        """
+        return self._gathering.get(policy)
+
+    def each(self, answer: Answer) -> list[bytes]:
+        """The JSON answers to the rows of what was asked together, each as a request of its own gets it."""
+        decision = answer.decision
+        drawn = None if decision.log_prob is None else _told(decision.log_prob)
+        bodies = []
+        for row, action in enumerate(decision.action.tolist()):
+            response = ActResponse(
+                action,
+                decision.versions[row],
+                answer.seats[row].arm,
+                decision.sources[row],
+                decision.adjusted[row] if decision.adjusted else _UNCHANGED,
+                self.decision_id(),
+            )
+            if drawn is not None:
+                response.log_prob = drawn[row]
+            bodies.append(_encode(response))
+        return bodies
 
     def observe(self, policy: str, observations: list[Any]) -> Rows:
         """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""
@@ -229,6 +264,10 @@ class Core:
         if decision.log_prob is not None:
             response.log_probs = _told(decision.log_prob)
         return response
+
+
+def _gains(version: Version) -> bool:
+    return version.manifest.serve.batch_size > 1 and version.batch.inline_rows >= MOST_TOGETHER
 
 
 def _told(log_prob: Array) -> list[float | None]:

@@ -10,6 +10,7 @@ import msgspec
 
 from bentos import logs
 from bentos.background import Worker
+from bentos.core import Core
 from bentos.guard import Guard
 from bentos.problems import CONTENT_TYPE, Problem
 from bentos.wire import (
@@ -108,6 +109,25 @@ class Door:
     def ready(self) -> bool:
         """Whether there is a worker that is ready."""
         return self._worker is not None and self._worker.ready
+
+    @property
+    def core(self) -> Core | None:
+        """The worker's core; None before there is a worker."""
+        return None if self._worker is None else self._worker.core
+
+    def decides(self, path: str) -> str | None:
+        """The policy whose decisions are asked at a path that was asked before; else None."""
+        policy, action = self._places.get(path, ("", ""))
+        return policy if action == "act" else None
+
+    def admits(self, call: Call) -> bool:
+        """Whether a request may ask for decisions."""
+        if self.guard.closed:
+            try:
+                self.guard.client(call.headers)
+            except Problem:
+                return False
+        return True
 
     def knows(self, path: str) -> bool:
         """Whether a path is the gateway's own, not BentoML's."""

@@ -15,13 +15,17 @@ LONGEST = 2**11
 
 
 class Head(NamedTuple):
-    """A request without its body, as it was parsed; header names are lower case. `length` is that of the body."""
+    """A request without its body, as it was parsed; header names are lower case. `length` is that of the body.
+
+    `decides`: it asks for decisions, which can be made together with those of others.
+    """
 
     method: str
     path: str
     query: bytes
     headers: Sequence[tuple[bytes, bytes]]
     length: int
+    decides: bool = False
 
 
 class Heads(dict[bytes, Head]):

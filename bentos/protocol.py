@@ -4,6 +4,8 @@ uvicorn parses and keeps connections as ever. A request for one of the gateway's
 it is complete, without the task, the events and the messages that ASGI takes: those cost more than a decision does.
 All else, and what is out of the ordinary (pipelined requests, upgrades, `Expect`), goes uvicorn's way to the same door.
 
+Requests for decisions that one look at the network brings are answered when all of them are read (`bentos.together`).
+
 Clients send the same head again and again. One that was parsed before, byte for byte, is not parsed again as long as
 its whole request comes in one piece and nothing else is under way: what the parser made of it is remembered.
 
@@ -14,6 +16,7 @@ may take to send one.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -23,6 +26,7 @@ from bentos.door import JSON, MAX_BODY, Call, Door, Reply, too_large
 from bentos.heads import Head, Heads
 from bentos.problems import Problem
 from bentos.started import rest
+from bentos.together import Together
 
 MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
@@ -33,7 +37,8 @@ KEEP_ALIVE_SECONDS = 75
 for a request that comes while the connection is being closed is lost."""
 
 _METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
-_SWIFT = ("/act", "/infer")
+_ACT = "/act"
+_SWIFT = (_ACT, "/infer")
 _SWEEP_SECONDS = 1.0
 
 
@@ -67,13 +72,16 @@ class SwiftProtocol(HttpToolsProtocol):
 
     door: Door
     heads: Heads
+    together: Together
     _open: WeakSet[SwiftProtocol]
     _sweeping: asyncio.TimerHandle | None = None
 
     @classmethod
     def to(cls, door: Door) -> type[SwiftProtocol]:
         """The protocol of connections that lead to `door`."""
-        return type("Protocol", (cls,), {"door": door, "heads": Heads(), "_open": WeakSet()})
+        return type(
+            "Protocol", (cls,), {"door": door, "heads": Heads(), "together": Together(door), "_open": WeakSet()}
+        )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -116,7 +124,9 @@ class SwiftProtocol(HttpToolsProtocol):
             super().data_received(data)
             one = self._exchange if self._parsed == 1 and not self._parsing else None
             if end > 3 and one is not None and one.keep_alive and self._size == len(data) - end:
-                self.heads.learn(head, Head(one.method, one.path, one.query, tuple(self.headers), self._size))
+                decides = one.method == "POST" and one.path.endswith(_ACT)
+                known = Head(one.method, one.path, one.query, tuple(self.headers), self._size, decides)
+                self.heads.learn(head, known)
         if self._in_head:
             self._head += len(data)
             if self._head > MAX_HEAD and self.parser is not None:
@@ -129,7 +139,17 @@ class SwiftProtocol(HttpToolsProtocol):
         self.headers = head.headers  # type: ignore[assignment]
         exchange = Exchange(head.method, head.path, head.query, True)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
-        self._ask(exchange, body)
+        call = Call(head.method, head.path, head.query, head.headers, body)
+        if head.decides:
+            self.together.add(self.loop, call, partial(self._decided, exchange, call))
+        else:
+            self._ask(exchange, call)
+
+    def _decided(self, exchange: Exchange, call: Call, reply: Reply | None) -> None:
+        if reply is None:
+            self._ask(exchange, call)
+        else:
+            self._reply(exchange, reply)
 
     def on_message_begin(self) -> None:
         """A request begins. uvicorn's scope is made only for those that go its way."""
@@ -186,10 +206,11 @@ class SwiftProtocol(HttpToolsProtocol):
         if exchange.response_complete:
             return
         pieces, self._body = self._body, []
-        self._ask(exchange, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._ask(exchange, Call(exchange.method, exchange.path, exchange.query, self.headers, body))
 
-    def _ask(self, exchange: Exchange, body: bytes) -> None:
-        answer = self.door.answer(Call(exchange.method, exchange.path, exchange.query, self.headers, body))
+    def _ask(self, exchange: Exchange, call: Call) -> None:
+        answer = self.door.answer(call)
         if isinstance(answer, Reply):
             self._reply(exchange, answer)
             return

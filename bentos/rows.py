@@ -26,6 +26,7 @@ class Rows(msgspec.Struct, gc=False):
 
     `feeds` maps graph inputs to arrays [size, ...]. `masks` is bool [size, actions]. `version` is the assigned version
     (empty: none, the fallback answers). `rescue` asks the fallback to answer whatever the version would say.
+    `apart`: each row is a request of its own.
     """
 
     feeds: dict[str, Array]
@@ -39,6 +40,7 @@ class Rows(msgspec.Struct, gc=False):
     arm: str = CHAMPION
     generation: str = ""
     rescue: bool = False
+    apart: bool = False
 
     def take(self, index: Array) -> Rows:
         """The rows at `index` (int array), with the same assignment."""
@@ -54,6 +56,7 @@ class Rows(msgspec.Struct, gc=False):
             arm=self.arm,
             generation=self.generation,
             rescue=self.rescue,
+            apart=self.apart,
         )
 
     def part(self, start: int, stop: int) -> Rows:

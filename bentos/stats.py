@@ -75,12 +75,12 @@ class Arm:
             self._known_requests = self.requests
             self.last_decided = now
 
-    def decided(self, rows: int, seconds: float) -> None:
-        """A request of `rows` decisions took `seconds`; its latency counts once."""
+    def decided(self, rows: int, seconds: float, requests: int = 1) -> None:
+        """A request of `rows` decisions, or `requests` of so many together, took `seconds` each."""
         self.decisions += rows
-        self.requests += 1
-        self.latency[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self.latency_sum += seconds
+        self.requests += requests
+        self.latency[bisect_left(LATENCY_BUCKETS, seconds)] += requests
+        self.latency_sum += seconds * requests
         self.changed = True
 
     def count(self, counter: dict[str, int], name: str, times: int) -> None:

@@ -49,7 +49,7 @@ class Record:
     def _recorded(self, rows: Rows, decision: Decision, started: float) -> Decision:
         arm = self._stats.arm(self._policy, rows.generation, rows.version, rows.arm)
         seconds = time.perf_counter() - started
-        arm.decided(rows.size, seconds)
+        arm.decided(rows.size, seconds, rows.size if rows.apart else 1)
         if self._page is not None and rows.episodes is not None:
             self._page.note(rows, decision, seconds)
         policy = decision.sources.count(POLICY)

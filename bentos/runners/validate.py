@@ -25,7 +25,8 @@ MAX_NAME = 256
 class Ask(msgspec.Struct, gc=False):
     """What is asked for, decoded but not checked: `columns` holds each observation input's values, a list or an array
     [size, ...] that nobody writes to afterwards; what else is given is one entry a row. `many` is whether the request
-    used the plural. `version` names the one that shall answer; None: as the route has it."""
+    used the plural; `apart`: each row is a request of its own. `version` names the one that shall answer; None: as the
+    route has it."""
 
     columns: dict[str, Any]
     size: int
@@ -36,6 +37,7 @@ class Ask(msgspec.Struct, gc=False):
     action_masks: Any = None
     states: list[str | None] | None = None
     version: str | None = None
+    apart: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -100,6 +102,15 @@ class Validate:
         request, typed = self._body(body)
         return self.ask(request, typed)
 
+    def simple(self, body: bytes) -> ActRequest | None:
+        """The body of a request for one decision that names at most an episode and a user; None: it is another."""
+        try:
+            request, typed = self._body(body)
+        except Problem:
+            return None
+        plain = typed and request.observations is None and request.observation is not None
+        return request if plain and request.action_mask is None and request.state is None else None
+
     def ask(self, request: ActRequest, typed: bool = False) -> Ask:
         """A JSON request as what it asks for. Raises Problem (422, 413)."""
         values = request.observations
@@ -107,7 +118,7 @@ class Validate:
             raise Problem(422, "observation", "give either `observation` (one) or `observations` (a list)")
         if values is None:
             return Ask(
-                self._columns([request.observation]),
+                self.columns([request.observation]),
                 1,
                 False,
                 typed,
@@ -120,7 +131,7 @@ class Validate:
             raise Problem(422, "observation", "`observations` must be a list of at least one", came=brief(values))
         check_size(len(values), "observations")  # before any work on them
         return Ask(
-            self._columns(values),
+            self.columns(values),
             len(values),
             True,
             typed,
@@ -143,7 +154,7 @@ class Validate:
             )
             if beyond > outside:
                 outside = beyond
-        rows = Rows(feeds=feeds, size=size, out_of_range=outside)
+        rows = Rows(feeds=feeds, size=size, out_of_range=outside, apart=ask.apart)
         if ask.episode_ids is not None:
             rows.episodes = self._episodes(ask.episode_ids, size)
         if ask.user_ids is not None:
@@ -162,7 +173,7 @@ class Validate:
         tensor = next(tensor for tensor in manifest.inputs if tensor.name == "observation")
         return ActBody(float if tensor.dtype.startswith("float") else int, len(tensor.shape))
 
-    def _columns(self, values: list[Any]) -> dict[str, Any]:
+    def columns(self, values: list[Any]) -> dict[str, Any]:
         """The values by input: for a Dict space each key's."""
         if self._observations[0].key is None:
             return {self._observations[0].name: values}

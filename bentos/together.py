@@ -1,0 +1,116 @@
+"""Together: requests for one policy that were read in one look at the network are decided by one call of its graph.
+
+With many connections most of what a decision costs is then paid once for all of them. Nobody waits for company: what a
+look has brought is answered before the next. A request that is out of the ordinary, or that is wrong, is answered by
+itself, as if it had come alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from bentos.core import MOST_TOGETHER, Core
+from bentos.door import Call, Door, Reply
+from bentos.runners.validate import Answer, Ask, Validate
+from bentos.wire import ActRequest
+
+Answers = list[bytes | None]
+"""Bodies of answers; None: that request is to be answered by itself."""
+
+_Waiting = tuple[Call, Callable[[Reply | None], None]]
+
+
+class Together:
+    """One worker's requests for decisions of the look at the network that is going on."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._waiting: list[_Waiting] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, loop: asyncio.AbstractEventLoop, call: Call, answered: Callable[[Reply | None], None]) -> None:
+        """Have a request answered when all are read. `answered` gets the reply; None: ask the door for it."""
+        if not self._waiting:
+            loop.call_soon(self._answer, loop)
+        self._waiting.append((call, answered))
+
+    def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) == 1:
+            waiting[0][1](None)
+            return
+        paths: dict[str, list[_Waiting]] = {}
+        for one in waiting:
+            paths.setdefault(one[0].path, []).append(one)
+        for path, asked in paths.items():
+            for at in range(0, len(asked), MOST_TOGETHER):
+                self._decide(loop, path, asked[at : at + MOST_TOGETHER])
+
+    def _decide(self, loop: asyncio.AbstractEventLoop, path: str, asked: list[_Waiting]) -> None:
+        core, policy = self._door.core, self._door.decides(path)
+        if core is None or policy is None:
+            _tell(asked, [None] * len(asked))
+            return
+        deciding = decide(core, policy, [call.body if self._door.admits(call) else None for call, _ in asked])
+        if isinstance(deciding, list):
+            _tell(asked, deciding)
+            return
+        task = loop.create_task(_told(asked, deciding))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _told(asked: list[_Waiting], coming: Coroutine[Any, Any, Answers]) -> None:
+    _tell(asked, await coming)
+
+
+def _tell(asked: list[_Waiting], answers: Answers) -> None:
+    for (_, answered), body in zip(asked, answers, strict=True):
+        answered(None if body is None else Reply(200, body))
+
+
+def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> Answers | Coroutine[Any, Any, Answers]:
+    """The answers to requests of one policy (None: one that is not to be decided so), or a coroutine of them."""
+    answers: Answers = [None] * len(bodies)
+    door = core.gathering(policy)
+    if door is None:
+        return answers
+    read = [None if body is None else door.simple(body) for body in bodies]
+    places = [place for place, request in enumerate(read) if request is not None]
+    if len(places) < 2:
+        return answers
+    try:
+        answer = door.decide(_merged(door, [request for request in read if request is not None]))
+    except Exception:  # noqa: BLE001 - whose fault it is shows when each is answered by itself
+        return answers
+    if isinstance(answer, Answer):
+        return _placed(core, answer, places, answers)
+    return _later(core, answer, places, answers)
+
+
+async def _later(core: Core, coming: Coroutine[Any, Any, Answer], places: list[int], answers: Answers) -> Answers:
+    try:
+        return _placed(core, await coming, places, answers)
+    except Exception:  # noqa: BLE001 - as above
+        return answers
+
+
+def _placed(core: Core, answer: Answer, places: list[int], answers: Answers) -> Answers:
+    for place, body in zip(places, core.each(answer), strict=True):
+        answers[place] = body
+    return answers
+
+
+def _merged(door: Validate, requests: Sequence[ActRequest]) -> Ask:
+    episodes = [request.episode_id for request in requests]
+    users = [request.user_id for request in requests]
+    return Ask(
+        door.columns([request.observation for request in requests]),
+        len(requests),
+        typed=True,
+        apart=True,
+        episode_ids=episodes if any(one is not None for one in episodes) else None,
+        user_ids=users if any(one is not None for one in users) else None,
+    )
