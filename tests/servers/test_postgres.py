@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -202,6 +205,18 @@ def test_what_is_acknowledged_is_on_disk_even_where_the_server_was_told_otherwis
     postgres.administer(f"ALTER DATABASE {database.rpartition('/')[2]} SET synchronous_commit TO off")
     with store.create(database).connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+def test_a_connection_to_a_machine_that_vanished_is_given_up_soon(postgres: Cluster) -> None:
+    with store.create(postgres.database()).connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with socket.socket(fileno=os.dup(driver.fileno())) as link:
+            option = partial(link.getsockopt, socket.IPPROTO_TCP)
+            probes = option(socket.TCP_KEEPINTVL) * option(socket.TCP_KEEPCNT)
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert option(socket.TCP_KEEPIDLE) + probes <= 15, "while it waits for an answer"
+            assert option(socket.TCP_USER_TIMEOUT) <= 15_000, "while it sends"
 
 
 def test_a_gateway_goes_on_deciding_while_the_database_is_away_and_loses_nothing(
