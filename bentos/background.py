@@ -216,6 +216,7 @@ class Worker:
         if self._metrics is not None:
             self._metrics.flush(changed)
             self._metrics.lost(self.core.journal.log.lost, self.core.journal.events.lost)
+            self._metrics.show_usage(self.core.worker)
             for route in list(self.core.routes.values()):
                 self._metrics.show(route)
                 self._metrics.show_overrides(route.policy, self.core.overrides.of(route.policy))

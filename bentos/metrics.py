@@ -90,6 +90,18 @@ class Metrics:
         self._overrides = gauge(
             "rl_override_active", "Active overrides", ["policy", "scope"], multiprocess_mode="livemax"
         )
+        self._usage = {
+            "process_resident_memory_bytes": gauge(
+                "rl_worker_memory_bytes", "Resident memory of a worker", ["worker"], multiprocess_mode="livemax"
+            ),
+            "process_cpu_seconds_total": gauge(
+                "rl_worker_cpu_seconds", "CPU time a worker has used", ["worker"], multiprocess_mode="livemax"
+            ),
+            "process_open_fds": gauge(
+                "rl_worker_open_files", "Files and connections a worker holds", ["worker"], multiprocess_mode="livemax"
+            ),
+        }
+        self._process = prometheus.ProcessCollector(registry=None)
         self._shown: dict[tuple[Any, ...], float] = {}
         self._challengers: dict[str, str] = {}
         self._begun: set[tuple[str, str, str]] = set()
@@ -132,6 +144,13 @@ class Metrics:
         """Bring to the counters what this worker's journal has lost so far."""
         self._log_lost.inc(self._gain(("decisions lost",), decisions))
         self._events_lost.inc(self._gain(("events lost",), events))
+
+    def show_usage(self, worker: str) -> None:
+        """Bring what this process uses to the gauges, where the system tells it (Linux)."""
+        for family in self._process.collect():
+            for sample in family.samples:
+                if (gauge := self._usage.get(sample.name)) is not None:
+                    gauge.labels(worker).set(sample.value)
 
     def show(self, route: Route) -> None:
         """Bring the state of a policy's route to the gauges."""

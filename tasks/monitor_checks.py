@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from bentos import home
 from bentos.store import outcomes
 from tasks.checklist import live
-from tasks.checklist.resources import Sampler, gateway_processes
+from tasks.checklist.resources import Sampler
 from tasks.checklist.run import run_check
 from tasks.checklist.types import Check, Finding
 from tasks.decay import Baseline, Decay, decay
@@ -164,11 +164,10 @@ def _errors(spec: PolicySpec, evidence: Evidence) -> Finding:
 
 
 def _resources(spec: PolicySpec, evidence: Evidence) -> Finding:
-    processes = gateway_processes(home.gateway_url())
-    if not processes:
-        return Finding("skip", "the gateway does not run on this machine: what watches its own watches its resources")
-    with Sampler(processes) as sampler:
+    with Sampler(home.gateway_url()) as sampler:
         sampler.wait(SAMPLE_SECONDS)
+    if not sampler.samples:
+        return Finding("skip", f"the gateway at {home.gateway_url()} tells nothing of its workers")
     return live.resource_usage(sampler.samples, int(evidence.seen.counters["decisions"]))
 
 

@@ -21,7 +21,7 @@ MAX_RSS_MB, MAX_GROWTH_MB, MAX_NEW_FILES = 4_000.0, 64.0, 64
 
 @dataclass(frozen=True)
 class Usage:
-    """The gateway's processes at one moment: resident memory (MB), CPU seconds used so far, open files."""
+    """The gateways' workers at one moment, added up: resident memory (MB), CPU seconds used so far, open files."""
 
     rss_mb: float
     cpu_seconds: float
@@ -136,9 +136,9 @@ def error_rate(counters: Mapping[str, Any], requests: int, failures: Sequence[st
 
 
 def resource_usage(samples: Sequence[Usage], decisions: int) -> Finding:
-    """Memory, CPU and open files of the gateway over a few seconds of load: no growth, and below a limit."""
+    """Memory, CPU and open files of the gateways over a few seconds of load: no growth, and below a limit."""
     if len(samples) < 3:
-        return Finding("inconclusive", "the gateway's processes were not found on this machine")
+        return Finding("inconclusive", "the gateway told too little of its workers")
     first, last = samples[0], samples[-1]
     growth, files = last.rss_mb - first.rss_mb, last.files - first.files
     stable = growth <= MAX_GROWTH_MB and last.rss_mb <= MAX_RSS_MB and files <= MAX_NEW_FILES

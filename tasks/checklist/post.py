@@ -18,7 +18,7 @@ from tasks.checklist import live
 from tasks.checklist.alarm import alerts_working
 from tasks.checklist.drill import rollback_tested
 from tasks.checklist.load import Load
-from tasks.checklist.resources import Sampler, gateway_processes
+from tasks.checklist.resources import Sampler
 from tasks.checklist.run import run_all
 from tasks.checklist.types import Finding
 from tasks.checklist.verdict import record, show
@@ -99,7 +99,7 @@ def observe(url: str, policy: str, version: str, given: Inputs) -> Observed:
     """
     engine = store.connect(home.database_url())
     before = readings.counters(engine, policy, version)["decisions"]
-    with Sampler(gateway_processes(url)) as sampler, Load(url, policy, given, rows=PROBE_ROWS) as probe:
+    with Sampler(url) as sampler, Load(url, policy, given, rows=PROBE_ROWS) as probe:
         began = time.monotonic()
         time.sleep(PROBE_SECONDS)
         while len(probe.answers) < 2 * live.MINIMUM_REQUESTS and time.monotonic() - began < PATIENCE_SECONDS:

@@ -1,53 +1,50 @@
-"""The gateway's processes, sampled while it works."""
+"""What the gateways' workers use while they work, as their pages of metrics tell it, wherever they run."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from types import TracebackType
-from urllib.parse import urlsplit
 
-import psutil
+import httpx
 
 from tasks.checklist.live import Usage
 
 PERIOD_SECONDS = 0.25
+FAMILIES = ("rl_worker_memory_bytes", "rl_worker_cpu_seconds", "rl_worker_open_files")
 
-
-def gateway_processes(url: str) -> list[psutil.Process]:
-    """`bentoml serve` and its workers behind a local URL; empty when nothing on this machine listens there."""
-    port = urlsplit(url).port
-    listening = {
-        connection.pid
-        for connection in psutil.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-        and connection.pid
-        and connection.laddr
-        and connection.laddr.port == port
-    }
-    family: dict[int, psutil.Process] = {}
-    for pid in listening:
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(pid)
-            while (parent := root.parent()) and any("bentoml" in part for part in parent.cmdline()):
-                root = parent
-            family |= {process.pid: process for process in [root, *root.children(recursive=True)]}
-    return list(family.values())
+Reading = dict[str, tuple[float, ...]]
+"""By worker, its values of `FAMILIES`."""
 
 
 class Sampler:
-    """Samples processes every quarter of a second in a thread, until left; a context manager."""
+    """Reads the metrics behind a URL every quarter of a second in a thread, until left; a context manager.
 
-    def __init__(self, processes: list[psutil.Process]) -> None:
-        self.samples: list[Usage] = []
-        self._processes = processes
+    Behind a load balancer each reading is one gateway's, so that a few seconds show several of them.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._readings: list[Reading] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resource-sampler", daemon=True)
 
     def wait(self, seconds: float) -> None:
-        """Let it sample for so long, where there is anything to sample."""
-        if self._processes:
-            self._over.wait(seconds)
+        """Let it sample for so long."""
+        self._over.wait(seconds)
+
+    @property
+    def samples(self) -> list[Usage]:
+        """A moment for each reading, of all workers that told of themselves at least twice, added up."""
+        readings = list(self._readings)
+        told = [worker for reading in readings for worker in reading]
+        now = {worker: values for reading in reversed(readings) for worker, values in reading.items()}
+        kept = sorted({worker for worker in told if told.count(worker) > 1})
+        found = []
+        for reading in readings if kept else []:
+            now.update(reading)
+            memory, cpu, files = (sum(now[worker][place] for worker in kept) for place in range(len(FAMILIES)))
+            found.append(Usage(memory / 1e6, cpu, int(files)))
+        return found
 
     def __enter__(self) -> Sampler:
         self._thread.start()
@@ -58,18 +55,28 @@ class Sampler:
         self._thread.join(10.0)
 
     def _run(self) -> None:
-        while self._processes and not self._over.is_set():
-            with contextlib.suppress(psutil.Error):
-                self.samples.append(_measure(self._processes))
+        while not self._over.is_set():
+            try:
+                # a connection each, so that a load balancer may choose another gateway
+                answer = httpx.get(f"{self._url}/metrics", timeout=5.0)
+            except httpx.HTTPError:
+                answer = None
+            if answer is not None and answer.is_success and (reading := parse(answer.text)):
+                self._readings.append(reading)
             self._over.wait(PERIOD_SECONDS)
 
 
-def _measure(processes: list[psutil.Process]) -> Usage:
-    rss, cpu, files = 0.0, 0.0, 0
-    for process in processes:
-        with process.oneshot():
-            rss += process.memory_info().rss / 1e6
-            times = process.cpu_times()
-            cpu += times.user + times.system
-            files += process.num_fds()
-    return Usage(rss, cpu, files)
+def parse(page: str) -> Reading:
+    """What a page of metrics says of each worker that tells all of it."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    lines = [line for line in page.splitlines() if line.startswith(FAMILIES)]
+    told: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
+        for sample in family.samples:
+            told.setdefault(sample.labels["worker"], {})[sample.name] = sample.value
+    return {
+        worker: tuple(values[name] for name in FAMILIES)
+        for worker, values in told.items()
+        if len(values) == len(FAMILIES)
+    }
