@@ -9,7 +9,8 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 DO_NOT_TRACK=
     AIRFLOW_HOME=/var/lib/airlock/airflow PATH=/opt/airlock/bin:$PATH
 RUN groupadd --gid 10001 airlock && \
     useradd --uid 10001 --gid 10001 --home-dir /var/lib/airlock --no-create-home --shell /usr/sbin/nologin airlock && \
-    install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/airlock /var/log/airlock
+    install --directory --owner 10001 --group 10001 --mode 0700 \
+        /var/lib/airlock /var/lib/airlock/airflow /var/log/airlock
 
 
 # Airlock itself as a wheel, and the packages of its extras `scale` and `kubernetes` as a list.

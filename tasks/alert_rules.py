@@ -125,7 +125,23 @@ def _rendered(rule: Rule, spec: PolicySpec, window: str, patience: dict[str, str
     }
 
 
-def render(specs: Iterable[PolicySpec], window: str = WINDOW, patience: dict[str, str] | str | None = None) -> str:
-    """`document` as YAML."""
-    text: str = yaml.safe_dump(document(specs, window, patience), sort_keys=False, width=10_000)
+def resource(rules: dict[str, Any]) -> dict[str, Any]:
+    """The rules file `rules` as a PrometheusRule, which the Prometheus operator reads on Kubernetes."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": JOB, "labels": {"app.kubernetes.io/part-of": JOB}},
+        "spec": rules,
+    }
+
+
+def render(
+    specs: Iterable[PolicySpec],
+    window: str = WINDOW,
+    patience: dict[str, str] | str | None = None,
+    kubernetes: bool = False,
+) -> str:
+    """`document` as YAML; with `kubernetes` as a `resource`."""
+    rules = document(specs, window, patience)
+    text: str = yaml.safe_dump(resource(rules) if kubernetes else rules, sort_keys=False, width=10_000)
     return text

@@ -19,11 +19,14 @@ def rules(
     patience: Annotated[
         str | None, typer.Option("--for", help="How long a rule is broken before it fires; default by severity.")
     ] = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="As a PrometheusRule, for the Prometheus operator.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the alert rules of every policy spec as Prometheus reads them."""
     from bentos.files import replace
-    from tasks.alert_rules import document, duration, render
+    from tasks.alert_rules import document, duration, render, resource
     from tasks.spec import SpecError, load_all
 
     for given in (window, patience):
@@ -32,11 +35,12 @@ def rules(
     specs, problems = load_all()
     if problems:
         raise SpecError(problems)
-    text = render(specs, window, patience)
-    found = document(specs, window, patience)
+    text = render(specs, window, patience, kubernetes)
+    file = document(specs, window, patience)
+    found = resource(file) if kubernetes else file
     if out is not None:
         replace(out, text.encode())
-        found = {"written": str(out), "rules": sum(len(group["rules"]) for group in found["groups"])}
+        found = {"written": str(out), "rules": sum(len(group["rules"]) for group in file["groups"])}
         emit(found, as_json, lambda console: console.print(f"wrote {found['rules']} rules to {out}"))
     else:
         emit(found, as_json, lambda console: console.print(text, soft_wrap=True, markup=False, end=""))
