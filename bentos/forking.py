@@ -26,7 +26,7 @@ from circus.util import _setproctitle
 
 _WORKER = "_bentoml_impl.worker.service"
 _NEEDED = (
-    _WORKER,
+    "_bentoml_impl.worker.patch",
     "_bentoml_impl.server.app",
     "_bentoml_impl.client",
     "opentelemetry.instrumentation.asgi",

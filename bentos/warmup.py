@@ -13,6 +13,8 @@ from bentos.rows import Array, Rows
 from bentos.runners.infer import Infer
 
 _RUNS = 5
+_DOUBT_SECONDS = 0.1
+"""How long a graph that seems slow is run on: in a process that is busy answering, waiting for a turn looks like it."""
 _INLINE_SECONDS = 0.0005
 _INLINE_MOST_SECONDS = 0.002
 _PAYS = 1.5
@@ -45,7 +47,7 @@ def warm_up(infer: Infer, manifest: Manifest) -> Pace:
     try:
         infer.run(Rows(feeds=example_feeds(manifest, 1), size=1))
         full = Rows(feeds=example_feeds(manifest, size), size=size)
-        seconds = min(_timed(infer, full) for _ in range(_RUNS))
+        seconds = _best(infer, full)
         decision = infer.run(full)
     except Exception as error:
         raise PackageError(f"{manifest.name}: the graph does not run on its declared inputs: {error}") from error
@@ -55,6 +57,15 @@ def warm_up(infer: Infer, manifest: Manifest) -> Pace:
     if seconds <= _INLINE_SECONDS:
         return Pace(size * int(_INLINE_MOST_SECONDS / max(seconds, 1e-9)), 1)
     return Pace(0, 2 if _together(infer, full) < _PAYS * seconds else 1)
+
+
+def _best(infer: Infer, rows: Rows) -> float:
+    """The fastest of some calls, in seconds."""
+    doubt_ends = time.perf_counter() + _DOUBT_SECONDS
+    best = min(_timed(infer, rows) for _ in range(_RUNS))
+    while best > _INLINE_SECONDS and time.perf_counter() < doubt_ends:
+        best = min(best, _timed(infer, rows))
+    return best
 
 
 def _timed(infer: Infer, rows: Rows) -> float:

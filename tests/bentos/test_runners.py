@@ -265,6 +265,20 @@ def test_two_calls_at_a_time_only_where_that_pays(package: Path) -> None:
     assert warm_up(side_by_side, manifest) == Pace(inline_rows=0, in_flight=2)
 
 
+def test_a_graph_whose_calls_waited_for_their_turn_is_not_taken_for_a_slow_one(package: Path) -> None:
+    manifest = load(package).manifest
+    calls = []
+
+    def run(rows: Rows) -> Decision:
+        calls.append(rows.size)
+        time.sleep(0.005 if len(calls) < 10 else 0)
+        return Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
+
+    model = Slow()
+    model.run = run  # type: ignore[method-assign]
+    assert warm_up(model, manifest).inline_rows > 0
+
+
 def test_a_question_past_its_deadline_is_given_up_and_dropped_from_the_queue() -> None:
     model = Slow(0.2)
     answers = batched(model, [observations(0.0) for _ in range(64)], deadline=0.05, batch_size=1)
