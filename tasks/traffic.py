@@ -14,7 +14,9 @@ from tasks.spec import load
 
 __all__ = ["TrafficError", "play"]
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS, _DOUBT_SECONDS, _AGREED_SECONDS = 1.0, 0.2, 3.0
+"""How often is looked while the canary runs, and once an answer said that it does not; and for how long every answer
+must say so: one of several gateways behind an address may learn of a canary seconds after another. In seconds."""
 _CANARY_PATIENCE = 300.0
 """How long a canary is waited for, s: the candidate must be registered, checked and loaded by the gateway first."""
 
@@ -27,6 +29,7 @@ class _CanaryWatch:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._next = 0.0
+        self._missed: float | None = None
         self.generation: str | None = None
 
     def running(self) -> str | None:
@@ -43,13 +46,17 @@ class _CanaryWatch:
                 time.sleep(_POLL_SECONDS)
 
     def ended(self) -> bool:
-        """Whether the canary that was waited for runs no more; asks the gateway at most once a second."""
+        """Whether the canary that was waited for runs no more, as every answer of some seconds says."""
         if self.generation is None:
             return True
-        if time.monotonic() < self._next:
+        now = time.monotonic()
+        if now < self._next:
             return False
-        self._next = time.monotonic() + _POLL_SECONDS
-        return self.running() != self.generation
+        if self.running() == self.generation:
+            self._missed, self._next = None, now + _POLL_SECONDS
+            return False
+        self._missed, self._next = now if self._missed is None else self._missed, now + _DOUBT_SECONDS
+        return now - self._missed >= _AGREED_SECONDS
 
 
 def _make_environments(policy: str, count: int) -> list[Any]:

@@ -26,6 +26,9 @@ class GatewayDouble:
     rows: int = 0
     ends_after: int | None = None
     """End the canary once that many outcomes have come."""
+    lagging: bool = False
+    """Whether every second question is answered by a gateway that has not heard of the canary yet."""
+    looks: int = 0
     policies: list[dict[str, Any]] = field(default_factory=list)
     """What `GET /v1/policies` lists."""
     url: str = ""
@@ -47,7 +50,9 @@ class GatewayDouble:
         if path == "/v1/policies":
             return 200, {"policies": self.policies}
         if method == "GET":
-            return 200, {"policy": path.rsplit("/", 1)[-1], "canary": self.canary}
+            self.looks += 1
+            unheard = self.lagging and self.looks % 2 == 0
+            return 200, {"policy": path.rsplit("/", 1)[-1], "canary": None if unheard else self.canary}
         return {"episodes": self._open, "act": self._act, "outcomes": self._close}[path.rsplit("/", 1)[-1]](body)
 
     def _open(self, body: dict[str, Any]) -> tuple[int, Any]:

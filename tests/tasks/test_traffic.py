@@ -116,6 +116,15 @@ def test_plays_until_the_canary_has_ended_and_then_some_champion_episodes(gatewa
     assert len(gateway.outcomes) == len(gateway.issued)
 
 
+def test_one_of_several_gateways_that_has_not_heard_of_the_canary_does_not_end_it(
+    gateway: GatewayDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.traffic._POLL_SECONDS", 0.01)
+    gateway.canary, gateway.ends_after, gateway.lagging = {"generation": "g"}, 100, True
+    seen = play("cartpole", gateway.url, concurrency=8, until_canary_ends=True)
+    assert seen["arms"]["control"]["episodes"] + seen["arms"]["challenger"]["episodes"] >= 100
+
+
 def test_waits_for_a_canary_that_is_not_there_yet(gateway: GatewayDouble) -> None:
     gateway.ends_after = 5
     threading.Timer(0.3, lambda: setattr(gateway, "canary", {"generation": "late"})).start()
