@@ -1,8 +1,8 @@
 """What so many decisions a second need: `python -m benchmarks.capacity`, from measured costs, by simulation.
 
 Events are simulated one by one, since what hurts is the tail: requests queue for the gateway's workers, outcomes for a
-group commit. `--measure` measures here what an outcome costs, in CPU time, which a busy machine tells as well as an idle
-one. The simulation is held against theory, and against what was measured, in `tests/benchmarks/test_capacity.py`.
+group commit. `--measure` measures here what an outcome costs, in CPU time, which a busy machine tells as well as an
+idle one. The simulation is held against theory, and against what was measured, in `tests/benchmarks/test_capacity.py`.
 """
 
 from __future__ import annotations
