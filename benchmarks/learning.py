@@ -26,7 +26,7 @@ from benchmarks.production import Production, Report, exploring_package
 from bentos import store
 from tasks.importing import Agent
 from tasks.learning import log, transitions
-from tasks.learning.candidate import acting
+from tasks.learning.candidate import acting, alike
 from tasks.learning.judge import Verdict, judge, worth
 from tasks.learning.log import Found, Wanted
 from tasks.learning.stages import fine_tuned
@@ -143,7 +143,8 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
     space = describe(agent.model.action_space)
     fine_tuned(agent, training, settings, lambda given: worth(training, space, acting(given, True, settings.seed).act))
     seconds = time.monotonic() - started
-    champion = acting(weak.champion.agent(), True, settings.seed).act
+    served = weak.champion.agent()
+    champion = acting(served, True, settings.seed).act
     verdict = judge(
         training,
         data.only(held),
@@ -153,6 +154,7 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
         settings.alpha,
         settings.seed,
         settings.require,
+        alike(agent, served, data.observation),
     )
     gains = returns(weak.spec, agent, True) - weak.evaluated
     return Learned(verdict, gains, canaries(weak, returns(weak.spec, agent, False)), seconds)
@@ -212,8 +214,8 @@ def main() -> None:
                         }
                     )
                 sys.stderr.write(json.dumps(rows[-1]) + "\n")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+                if options.json:
+                    options.json.write_text(json.dumps(rows, indent=2) + "\n")
     Console(width=150).print(table(rows))
 
 

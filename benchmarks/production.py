@@ -22,6 +22,7 @@ from bentos.reports import Reports
 from bentos.single import Package, route
 from bentos.wire import ActRequest, EpisodesRequest, Reward
 from bentos.writer import Writer
+from tasks.apart import Limits
 from tasks.delivery import Order, deliver
 from tasks.environments import make
 from tasks.spec import PolicySpec
@@ -32,7 +33,14 @@ Report = Callable[[float], float]
 
 def exploring_package(zip_path: Path, directory: Path, spec: PolicySpec) -> Manifest:
     """A package of an SB3 zip that is served as the spec says, exploring."""
-    order = Order(zip_path, directory, algorithm=spec.train.algorithm, environment=spec.environment.id, name=spec.name)
+    order = Order(
+        zip_path,
+        directory,
+        algorithm=spec.train.algorithm,
+        environment=spec.environment.id,
+        name=spec.name,
+        limits=Limits(seconds=3_600, memory_mb=8_000),
+    )
     deliver(order, lambda line: None)
     manifest = load(directory).manifest
     serve = Serve(explore=True, deadline_ms=60_000, fallback=dict(spec.serve.fallback))

@@ -48,6 +48,16 @@ def acting(agent: Agent, explores: bool, seed: int) -> Judged:
     return Judged(act, log_prob if explores and agent.algorithm in STOCHASTIC else None)
 
 
+def alike(one: Agent, other: Agent, observation: Array) -> bool:
+    """Whether both take the same deterministic action for every observation [n, ...], but for rounding."""
+
+    def acts(agent: Agent) -> Array:
+        model: Any = agent.model
+        return np.asarray(model.predict(agent.normalize(observation), deterministic=True)[0])
+
+    return bool(np.allclose(acts(one), acts(other), rtol=0.0, atol=1e-6))
+
+
 def _log_prob(algorithm: str, model: Any, observation: Any, action: Array) -> Any:
     import torch
 

@@ -31,7 +31,9 @@ UNREADABLE = 0.05
 METHODS = 3
 
 NOTHING = 1e-9
-"""A gain that is smaller, relative to the value, is rounding: the candidate acts as the champion does."""
+"""A gain that is smaller, relative to the value, is rounding."""
+
+ALIKE = "it acts as the champion does: nothing was learned that the log could vouch for"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def judge(
     alpha: float,
     seed: int = 0,
     require: Requirement = "not_worse",
+    alike: bool = False,
 ) -> Verdict:
-    """Judge a policy on episodes that it was not trained on.
+    """Judge a policy on episodes that it was not trained on; one that acts as the champion does (`alike`) has no use.
 
     Each method is a two-sided interval at confidence 1 - alpha/3 (Bonferroni); see `decide`.
     """
@@ -98,7 +101,7 @@ def judge(
         for method, estimator in both.items():
             value, mean = float(estimator(every)[0]), float(logged.mean())
             found.append(ope.estimate(method, estimator(counts), value, means, mean, share, doubt))
-    passed, reason = decide(found, require)
+    passed, reason = (False, ALIKE) if alike else decide(found, require)
     return Verdict(passed, reason, held_out.episodes, len(held_out), float(logged.mean()), effective, tuple(found))
 
 
@@ -106,7 +109,8 @@ def decide(estimates: list[Estimate], require: Requirement = "not_worse") -> tup
     """Whether a candidate with these estimates goes on to a release, and why.
 
     Only reliable ones vote, and none of them may lie below 0. To be `better`, one must lie above 0; to be `not_worse`
-    it is enough that the gain of each is positive, since the release's canary has to show superiority anyway.
+    it is enough that each interval holds a gain, since the release's canary has to show superiority anyway, and the
+    sign of an estimate whose interval holds 0 says little.
     """
     voting = [one for one in estimates if one.reliable]
     worse = [one for one in voting if one.upper < 0]
@@ -115,11 +119,11 @@ def decide(estimates: list[Estimate], require: Requirement = "not_worse") -> tup
         return False, f"{worse[0].method} finds it worse: {_interval(worse[0])}"
     if better:
         return True, f"{better[0].method} finds it better: {_interval(better[0])}"
-    if voting and require == "not_worse" and all(one.gain > NOTHING * max(1.0, abs(one.value)) for one in voting):
-        said = "; ".join(f"{one.method} {_interval(one)}" for one in voting)
-        return True, f"it seems better, which its canary has to show: {said}"
+    said = "; ".join(f"{one.method} {_interval(one)}" for one in voting)
+    if voting and require == "not_worse" and all(one.upper > NOTHING * max(1.0, abs(one.value)) for one in voting):
+        return True, f"no method finds it worse; that it is better, its canary has to show: {said}"
     if voting:
-        return False, f"no method finds it better: {'; '.join(f'{one.method} {_interval(one)}' for one in voting)}"
+        return False, f"no method finds it better: {said}"
     return False, "no method can tell: " + "; ".join(f"{one.method}: {one.reason}" for one in estimates)
 
 

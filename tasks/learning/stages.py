@@ -20,7 +20,7 @@ from tasks.export import EXPORT, Exported
 from tasks.importing import Agent
 from tasks.learning import log as decisions
 from tasks.learning import off_policy, on_policy, transitions
-from tasks.learning.candidate import acting
+from tasks.learning.candidate import acting, alike
 from tasks.learning.judge import judge, worth
 from tasks.learning.run import CANDIDATE, DATASET, EVALUATION, LEARNING, LINEAGE, TAG_THROUGH, Learning
 from tasks.learning.trainable import Champion, trainable
@@ -167,11 +167,20 @@ def evaluate(learning: Learning) -> dict[str, Any]:
         directory = learning.fetch(CANDIDATE, scratch)
         held = data.held_out(settings.holdout)
         explores = learning.spec.serve.explore
-        candidate = acting(Champion(directory, document["algorithm"]).agent(), explores, settings.seed)
-        champion = acting(_fetch_champion(learning, scratch, lineage).agent(), explores, settings.seed).act
-        space = _champion_exported(lineage).action_space
-        parts = data.only(~held), data.only(held)
-        verdict = judge(*parts, space, candidate, champion, settings.alpha, settings.seed, settings.require)
+        learned = Champion(directory, document["algorithm"]).agent()
+        served = _fetch_champion(learning, scratch, lineage).agent()
+        candidate, champion = (acting(agent, explores, settings.seed) for agent in (learned, served))
+        verdict = judge(
+            data.only(~held),
+            data.only(held),
+            _champion_exported(lineage).action_space,
+            candidate,
+            champion.act,
+            settings.alpha,
+            settings.seed,
+            settings.require,
+            alike(learned, served, data.observation),
+        )
     learning.put_json(EVALUATION, verdict.document())
     learning.log_metrics({f"ope/{one.method.replace(' ', '_')}/gain": one.gain for one in verdict.estimates})
     engine = store.connect(home.database_url())

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from tasks.errors import Misconfigured
 from tasks.importing import Agent
-from tasks.learning.candidate import acting
+from tasks.learning.candidate import acting, alike
 from tasks.learning.stages import fine_tuned
 from tasks.learning.trainable import Champion, trainable
 from tasks.learning.transitions import Transitions
@@ -140,6 +140,9 @@ def test_a_learner_whose_every_snapshot_scores_worse_gives_the_champion_back(tmp
         candidate.model.predict(observation, deterministic=True)[0],
         champion.agent().model.predict(observation, deterministic=True)[0],
     )
+    assert alike(candidate, champion.agent(), observation)
+    fine_tuned(candidate, log_of(champion), Learn(updates_per_transition=0.2), mean_action)
+    assert not alike(candidate, champion.agent(), observation)
 
 
 @pytest.mark.parametrize("algorithm", ON_POLICY)
