@@ -32,7 +32,10 @@ POLICY = "cartpole"
 PARAMS = Params(objective="superiority", canary_steps=[0.25], max_units_per_arm=1_000_000)
 CONSOLE = "/airlock/policies/cartpole"
 WAIT = 180_000
-"""Patience, milliseconds: the first picture of a home builds its fonts, on a busy machine for more than a minute."""
+"""Patience, milliseconds: the first picture of a home builds its fonts, on a busy machine for more than a minute.
+
+What is waited for is asked again from here: a page's own policy lets no script of Playwright wait inside it (eval).
+"""
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
@@ -166,9 +169,10 @@ def test_a_viewer_sees_the_canary_live_and_can_do_nothing(visit: Callable[..., P
     assert f"Version {version} against version {before['champion']}" in str(page.text_content('[data-part="canary"]'))
     page.evaluate("window.stayed = true")
     shown = page.text_content(".reason")
-    page.wait_for_function("shown => document.querySelector('.reason').textContent !== shown", arg=shown)
+    eventually(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000)
     assert page.evaluate("window.stayed"), "fresh without reloading"
-    page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+    drawn = "document.querySelector('figure img').naturalWidth > 0"
+    eventually(lambda: page.evaluate(drawn), "the canary is drawn", WAIT / 1000)
     returns = page.locator('[data-chart="returns"] [role="img"]')
     returns.locator("canvas").wait_for()
     assert str(returns.get_attribute("aria-label")).startswith("Returns over time. version ")
@@ -202,7 +206,7 @@ def test_it_is_worked_by_keyboard_and_keeps_what_is_typed(visit: Callable[..., P
     page.keyboard.press("Tab")
     page.keyboard.type("typed while the page is kept fresh")
     shown = page.text_content(".reason")
-    page.wait_for_function("shown => document.querySelector('.reason').textContent !== shown", arg=shown)
+    eventually(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000)
     assert page.evaluate("document.activeElement.id") == "pause-reason"
     assert page.input_value("#pause-reason") == "typed while the page is kept fresh"
     page.close()
