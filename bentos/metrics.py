@@ -109,7 +109,7 @@ class Metrics:
             self._inference: ("policy", "fallback", "override"),
             self._faults: ("non_finite", "exception", "deadline"),
             self._rejected: ("non_finite",),
-            self._outliers: ("range",),
+            self._outliers: ("range", "mahalanobis"),
         }
         self._told: dict[str, dict[tuple[str, str], set[Any]]] = {}
 
@@ -168,6 +168,7 @@ class Metrics:
         before = self._challengers.get(policy)
         challenger = route.canary.version if route.canary else before
         if before is not None and before != challenger:
+            self._weight.labels(policy, before, "challenger").set(0.0)
             self._hours.labels(policy, before, "challenger").set(0.0)
         if challenger is not None:
             self._challengers[policy] = challenger
@@ -205,6 +206,7 @@ class Metrics:
         """Let the counters that alerts are about begin at 0: what grew before the first scrape is no increase."""
         if labels not in self._begun:
             self._begun.add(labels)
+            self._sampled.labels(*labels)
             for counter, values in self._watched.items():
                 for value in values:
                     counter.labels(*labels, value)

@@ -14,9 +14,7 @@ from plugins.operators.canary import CanaryOperator
 from plugins.operators.monitor import AskForRelease, LookAtChampion
 from plugins.operators.report import ReportOperator
 from plugins.operators.stage import StageOperator
-from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
-
-FAMILIES = ("fp32", "fp16", "int8")
+from tasks.spec import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
 
 
 def dags_of(policy: str) -> dict[str, DAG]:

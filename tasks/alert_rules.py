@@ -56,6 +56,7 @@ def _gauge(gauge: Gauge, served: str) -> Expression:
 def expressions(policy: str, window: str = WINDOW) -> dict[str, Expression]:
     """Every metric that rules are about, in PromQL, for the versions of `policy` over the last `window`."""
     served = f'policy="{policy}",arm!="shadow"'
+    sampled = _gained(f"rl_observations_sampled_total{{{served}}}", window)
     decisions = _gained(f"rl_inference_total{{{served}}}", window)
     requests = _gained(f"rl_inference_latency_seconds_count{{{served}}}", window)
     buckets = f"sum by (policy, version, le) (increase(rl_inference_latency_seconds_bucket{{{served}}}[{window}]))"
@@ -67,13 +68,14 @@ def expressions(policy: str, window: str = WINDOW) -> dict[str, Expression]:
     started = f'max by (policy) (rl_canary_hours{{policy="{policy}"}})'
     down = f'min(up{{job="{JOB}"}}) or vector(0)'
 
-    def share(series: str) -> Expression:
-        return Expression(f"{_gained(series, window)} / {decisions}", decisions)
+    def share(series: str, whole: str = decisions) -> Expression:
+        return Expression(f"{_gained(series, window)} / {whole}", whole)
 
     return {
         # past the last bucket nobody knows how slow: as slow as can be
         "latency_p99_ms": Expression(f"({p99} < {_SLOWEST_MS:g} or {p99} * Inf)", requests),
         "out_of_range_share": share(f'rl_observation_outliers_total{{{served},kind="range"}}'),
+        "outlier_share": share(f'rl_observation_outliers_total{{{served},kind="mahalanobis"}}', sampled),
         "non_finite_observations": Expression(_gained(f'rl_rejected_total{{{served},reason="non_finite"}}', window)),
         "fault_share": share(f"rl_faults_total{{{served}}}"),
         "fallback_share": share(f'rl_inference_total{{{served},source="fallback"}}'),

@@ -28,6 +28,9 @@ MAX_ACTION_SHIFT = 0.2
 """Total variation distance: an event's probability moved by a fifth. Actions of one episode depend on each other, so
 a significance test on their counts fires for nothing; an effect size does not."""
 MAX_OUT_OF_RANGE, MAX_ERRORS, MAX_FALLBACKS = 0.01, 0.01, 0.05
+MAX_OUTLIERS = 0.05
+"""Share of sampled observations beyond the distance from the baseline's mean that 0.1 % of its own rows pass (see
+`tasks/outliers.py`): fifty times as many. Rows of one episode depend on each other: hence the room."""
 DRIFT_ALARM = 1.0
 """Sequential evidence of drift, in units of its alarm (see `bentos/drift/detector.py`)."""
 
@@ -76,11 +79,13 @@ def rules(spec: PolicySpec) -> list[Rule]:
     monitor, slow = spec.monitor, spec.alerts.max_latency_ms
     low, high = spec.safety.observation_range or (float("-inf"), float("inf"))
     outside = f"observations outside [{low:g}, {high:g}]"
+    far = "observations far from all of the baseline (Mahalanobis)"
     drift, shift, drop = "evidence that observations have drifted", "actions against the baseline", "mean return lost"
     stuck = "the canary outlived its budget"
     return [
         Rule("HIGH_LATENCY", "latency_p99_ms", "above", slow, "ms", "critical", "p99 of decision latency", 20),
         Rule("OOD_OBSERVATION", "out_of_range_share", "above", MAX_OUT_OF_RANGE, "share", "warning", outside, 20),
+        Rule("OOD_OBSERVATION", "outlier_share", "above", MAX_OUTLIERS, "share", "warning", far, 200),
         Rule("OOD_OBSERVATION", "observation_drift", "above", DRIFT_ALARM, "times the alarm", "warning", drift),
         Rule("NAN_OBSERVATION", "non_finite_observations", "above", 0.0, "requests", "warning", "not finite"),
         Rule("ACTION_SHIFT", "action_shift", "above", MAX_ACTION_SHIFT, "total variation", "warning", shift),

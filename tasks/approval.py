@@ -14,14 +14,13 @@ import sqlalchemy as sa
 
 from bentos import home, store
 from tasks import audit
-from tasks.card_text import Evidence, links, plain_headline
+from tasks.card import gather
+from tasks.card_text import links, plain_headline
 from tasks.checklist.render import as_markdown
-from tasks.checklist.types import Checklist
-from tasks.comparison import compare, markdown, side
+from tasks.comparison import markdown
 from tasks.errors import Misconfigured
 from tasks.promote import ControlPlane
 from tasks.register import version_of
-from tasks.registry import Registry
 from tasks.runs import Release
 
 ASKED, APPROVED, REJECTED, TIMED_OUT = "approval_asked", "approved", "rejected", "approval_timed_out"
@@ -92,26 +91,8 @@ def answer(release: Release, given: Answer) -> dict[str, Any]:
 
 
 def _body(release: Release, version: str, until: float) -> str:
-    document = release.get_json("checklist/pre_deployment.json")
-    checklist = Checklist.from_json(document) if document else None
-    with Registry() as registry:
-        model, found = registry.model(release.policy), registry.version(release.policy, version)
-        champion = model.aliases.get("champion") if model else None
-        serving = registry.version(release.policy, champion) if champion else None
-        candidate = side(registry, release.run_id, version)
-        other = side(registry, serving.run_id, serving.version) if serving else None
-    evidence = Evidence(
-        release.policy,
-        version,
-        release.dag_run_id,
-        release.run_id,
-        release.spec,
-        release.experiment_id,
-        tags=found.tags if found else {},
-        evaluation=candidate.evaluation,
-        selection=release.get_json("selection.json") or {},
-        checklists=(checklist,) if checklist else (),
-    )
+    evidence = gather(release, version)
+    champion = evidence.champion
     deadline = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(until))
     parts = [
         f"Without an answer by **{deadline}** it is rejected. The champion stays until a canary has shown that the "
@@ -119,9 +100,9 @@ def _body(release: Release, version: str, until: float) -> str:
         links(evidence, mlflow=home.mlflow_url()),
         plain_headline(evidence),
         "#### Against the champion",
-        markdown(other.version, compare(other, candidate)) if other else "There is no champion yet: a first release.",
+        markdown(champion, list(evidence.differences)) if champion else "There is no champion yet: a first release.",
         "#### Pre-deployment checklist",
-        as_markdown(checklist) if checklist else "It is missing.",
+        *([as_markdown(checklist) for checklist in evidence.checklists] or ["It is missing."]),
     ]
     return "\n\n".join(parts)
 

@@ -19,13 +19,13 @@ from tasks.inputs import Inputs, repeat, spread
 from tasks.measurement import affordable, measure_apart
 from tasks.selection import COMPARED_BATCH
 from tasks.serving import write_served
+from tasks.spec import FAMILIES
 from tasks.timing import latency
 
 if TYPE_CHECKING:
     from bentos.package import Tensor
     from tasks.importing import Agent
 
-FAMILIES = ("fp32", "fp16", "int8")
 MEMBERS = {
     "fp32": ("fp32",),
     "fp16": ("fp16",),

@@ -16,6 +16,7 @@ from tasks.comparison import Difference, compare, side
 from tasks.evidence import units
 from tasks.registry import Registry
 from tasks.runs import Release
+from tasks.spec import FAMILIES
 
 Draw: TypeAlias = Callable[[Path], Path]
 
@@ -65,9 +66,7 @@ def gather(release: Release, version: str) -> Evidence:
             evaluation=read("evaluation/evaluation.json"),
             parity=read("export/export.json").get("parity", {}),
             benchmark={
-                variant: row
-                for family in ("fp32", "fp16", "int8")
-                for variant, row in read(f"benchmark/{family}.json").items()
+                variant: row for family in FAMILIES for variant, row in read(f"benchmark/{family}.json").items()
             },
             quantization=read("quantize/quantization.json"),
             selection=read("selection.json"),

@@ -121,6 +121,8 @@ class PrometheusSource:
                     "sum": one("rl_inference_latency_seconds_sum"),
                 },
                 "observation_out_of_range": round(one("rl_observation_outliers_total", ',kind="range"')),
+                "observation_outlier": round(one("rl_observation_outliers_total", ',kind="mahalanobis"')),
+                "observation_sampled": round(one("rl_observations_sampled_total")),
                 # returns may be negative: their sum is no counter
                 "episodes": round(one("rl_episode_return_count", of="delta")),
                 "return_sum": one("rl_episode_return_sum", of="delta"),

@@ -110,10 +110,12 @@ def readings(
     A metric that cannot be told is left out: no returns yet, a window that is not full.
     """
     decisions, requests, episodes = int(summed["decisions"]), int(summed["requests"]), int(summed["episodes"])
+    sampled = int(summed["observation_sampled"])
     share = 1.0 / max(decisions, 1)
     found = {
         "latency_p99_ms": Reading(quantile_ms(summed["latency"], 0.99), requests),
         "out_of_range_share": Reading(summed["observation_out_of_range"] * share, decisions),
+        "outlier_share": Reading(summed["observation_outlier"] / max(sampled, 1), sampled),
         "non_finite_observations": Reading(float(summed["rejected"].get("non_finite", 0)), max(requests, 1)),
         "fault_share": Reading(sum(summed["faults"].values()) * share, decisions),
         "fallback_share": Reading(summed["sources"]["fallback"] * share, decisions),

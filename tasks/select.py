@@ -29,6 +29,7 @@ from tasks.quantization_gate import unlike
 from tasks.quantize import compare_actions
 from tasks.selection import Selection, choose
 from tasks.serving import write_served
+from tasks.spec import FAMILIES
 
 SELECTION = "selection.json"
 PACKAGE = "package"
@@ -159,7 +160,7 @@ def select(release: runs.Release) -> dict[str, Any]:
     from tasks.train import TRAINING
 
     measured: dict[str, Any] = {}
-    for family in benchmark.FAMILIES:
+    for family in FAMILIES:
         measured |= release.need_json(benchmark.artifact(family))
     judged = release.need_json(QUANTIZATION)
     training = release.need_json(TRAINING)

@@ -16,6 +16,9 @@ from tasks.errors import Misconfigured
 from tasks.safety import Range, Safety, ordered
 from tasks.section import Section
 
+FAMILIES = ("fp32", "fp16", "int8")
+"""The families of variants, each benchmarked by a task of its own."""
+
 PRE_DEPLOYMENT = (
     "exported",
     "latency_benchmarked",

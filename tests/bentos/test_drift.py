@@ -370,6 +370,23 @@ print("AFTER", generate_latest().decode())
     assert set(ended) == {"NaN"}, "a version that is champion no more raises no alarm"
 
 
+def test_a_canary_that_another_replaces_directly_has_no_weight_left() -> None:
+    script = """
+from types import SimpleNamespace as Of
+from prometheus_client import generate_latest
+from bentos.assignment import Canary
+from bentos.metrics import Metrics
+metrics = Metrics()
+for version, weight in (("8", 0.25), ("9", 0.05)):
+    canary = Canary("g" + version, "7", version, weight, "ab" * 16, 1, 1.0)
+    metrics.show(Of(policy="p", versions={}, canary=canary, champion=None))
+print(generate_latest().decode())
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    weights = dict(re.findall(r'rl_canary_weight\{arm="challenger",policy="p",version="(\d)"\} (\S+)', told))
+    assert weights == {"8": "0.0", "9": "0.05"}
+
+
 def test_what_was_decided_is_handed_over(tmp_path: Path) -> None:
     class Inner:
         async def decide(self, rows: Rows) -> Decision:

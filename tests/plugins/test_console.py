@@ -57,6 +57,7 @@ CANARY = CanarySeen(
     0.25,
     "step 2 of 3: 25 % of units to each arm",
     {
+        "verdict": "continue",
         "units": {"control": 30, "challenger": 31},
         "waiting": 3,
         "step": 1,
@@ -261,6 +262,15 @@ def test_every_canary_has_a_page(
     browser = visit("viewer")
     assert browser.get("/airlock/policies/cartpole").status_code == 200
     assert browser.get("/airlock/data/policies/cartpole").status_code == 200
+
+
+def test_a_verdict_that_is_not_carried_out_yet_is_shown_beside_the_running_canary(
+    visit: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = replace(CANARY, judgement={**CANARY.judgement, "verdict": "roll_back"})
+    monkeypatch.setattr(overview, "page", lambda policy: a_page(policy, canary=Part(decided)))
+    text = visit("viewer").get("/airlock/policies/cartpole").text
+    assert '<span class="chip live">running</span> <span class="chip bad">decided: roll back</span>' in text
 
 
 def test_a_page_and_its_fragment_show_the_same(visit: Callable[..., TestClient]) -> None:

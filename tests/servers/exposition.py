@@ -29,6 +29,7 @@ class Told:
             slow = fault == "latency_p99_ms" and number % 20 == 0
             self.arm.decided(1, 0.2 if slow else 0.001)
         self.arm.count(self.arm.sources, "policy", 100)
+        self.arm.sampled(100, 0)
         for _ in range(50):
             self.arm.ended(300.0 if fault == "return_drop" else 490.0, 10)
         if fault is not None and fault in FAULTS:
@@ -44,6 +45,8 @@ class Told:
             yield "rl_faults_total", {**ours, "kind": kind}, count
         yield "rl_rejected_total", {**ours, "reason": "non_finite"}, stats["rejected"].get("non_finite", 0)
         yield "rl_observation_outliers_total", {**ours, "kind": "range"}, stats["observation_out_of_range"]
+        yield "rl_observation_outliers_total", {**ours, "kind": "mahalanobis"}, stats["observation_outlier"]
+        yield "rl_observations_sampled_total", ours, stats["observation_sampled"]
         bounds = [*map(str, LATENCY_BUCKETS), "+Inf"]
         for bound, count in zip(bounds, accumulate(stats["latency"]["counts"]), strict=True):
             yield "rl_inference_latency_seconds_bucket", {**ours, "le": bound}, count
@@ -74,6 +77,10 @@ def _out_of_range(told: Told) -> None:
     told.arm.observation_out_of_range += 2
 
 
+def _far(told: Told) -> None:
+    told.arm.sampled(0, 6)
+
+
 def _old_canary(told: Told) -> None:
     told.canary_hours = 25.0
 
@@ -82,6 +89,7 @@ FAULTS: dict[str, Callable[[Told], None]] = {
     "latency_p99_ms": lambda told: None,
     "return_drop": lambda told: None,
     "out_of_range_share": _out_of_range,
+    "outlier_share": _far,
     "non_finite_observations": lambda told: told.arm.count(told.arm.rejected, "non_finite", 1),
     "fault_share": lambda told: told.arm.count(told.arm.faults, "exception", 2),
     "fallback_share": lambda told: told.arm.count(told.arm.sources, "fallback", 6),

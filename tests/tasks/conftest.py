@@ -34,7 +34,7 @@ def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (state / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
                 if httpx.get(f"{url}/health", timeout=1).status_code == 200:
