@@ -56,7 +56,7 @@ up-cluster: cluster-ready ## start the services of docker-compose.yml as process
 down-cluster: setup ## stop them
 	@$(BIN)/python -m tests.cluster.command down
 
-test-cluster: cluster-ready ## releases, rollback and faults on them; Debian's servers are installed where they are missing (as root)
+test-cluster: cluster-ready ## the tests that need them; Debian's servers are installed where they are missing (as root)
 	@$(BIN)/python -m pytest -m cluster
 
 check: setup ## lint, format, types, import rules

@@ -101,7 +101,8 @@ def test_two_releases_of_two_policies_at_once_do_not_touch_each_other(airflow: A
             own = [version.version for version in registry.versions(policy) if version.run_id == release.run_id]
             assert own == [canaries[policy]["version"]]
             rows = store.episodes.c
-            units = connection.execute(sa.select(rows.policy).where(rows.generation == run.run_id).distinct()).scalars()
+            own_canary = rows.generation == canaries[policy]["generation"]
+            units = connection.execute(sa.select(rows.policy).where(own_canary).distinct()).scalars()
             assert list(units) == [policy]
             assert release.get_json("package/policy.json")["name"] == policy
             traffic = release.get_json("canary/traffic.json")
