@@ -98,7 +98,9 @@ class GatewayProcess:
         """SIGKILL the server and its workers."""
         if self.process.poll() is not None:
             return
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        keeper = psutil.Process(self.process.pid)
+        keeper.suspend()  # it must not replace a worker now
+        family = [keeper, *keeper.children(recursive=True)]
         for member in family:
             if member.is_running():
                 member.kill()
