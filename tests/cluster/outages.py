@@ -1,0 +1,185 @@
+"""Outages of single parts under load, and the books that show afterwards that nothing was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+import tasks.canary
+from bentos import store
+from bentos.episodes import Signer
+from bentos.package import Outcomes, Serve
+from tasks import judged
+from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.units import analyse
+from tasks.promote import ControlPlane
+from tasks.replay import Canary, verdict
+from tasks.runs import Release, client
+from tasks.spec import Params
+from tasks.stored_units import StoredUnits
+from tests.bentos.policy_packages import write_package
+from tests.cluster.harness import Cluster
+from tests.cluster.load import PLAYERS, Load
+
+POLICY = "cartpole"
+AWAY_SECONDS = 20.0
+UNITS_BETWEEN = 20
+CANARY: dict[str, Any] = {"objective": "superiority", "canary_steps": [0.5], "max_units_per_arm": 1_000_000}
+"""Parameters of a canary that equal arms never end."""
+
+
+def eventually(condition: Callable[[], object], what: str, seconds: float = 900) -> None:
+    """Return once the condition is true. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true: {what}"
+        time.sleep(1)
+
+
+def published(directory: Path, name: str) -> Release:
+    """A release that came as far as an approved version, without having trained one."""
+    made = Release.open(POLICY, name, Params(**CANARY))
+    # a busy machine shall not bring the fallback in
+    serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)
+    outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300.0 + len(name))
+    digest = write_package(directory / name, serve=serve, outcomes=outcomes)
+    made.put_directory(directory / name, "package")
+    mlflow = client()
+    uri = f"{mlflow.get_run(made.run_id).info.artifact_uri}/package"
+    if not mlflow.search_registered_models(f"name = '{POLICY}'"):
+        mlflow.create_registered_model(POLICY)
+    version = str(mlflow.create_model_version(POLICY, uri, run_id=made.run_id).version)
+    made.tag(version=version)
+    control = ControlPlane("test")
+    control.registered(POLICY, version)
+    control.annotate(POLICY, version, {"package_uri": uri, "package_sha256": digest})
+    control.approve(POLICY, version)
+    return made
+
+
+def champion(directory: Path) -> str:
+    """A first champion, promoted without evidence; its version."""
+    begun = tasks.canary.start(published(directory, "first"))
+    state = ControlPlane("test").promote(POLICY, begun["generation"], "it was there")
+    return str(state["champion"])
+
+
+class Books:
+    """What was seen of the outages of `cluster` under `load`."""
+
+    def __init__(self, cluster: Cluster, load: Load) -> None:
+        self._cluster, self._load = cluster, load
+        self.outages: list[dict[str, Any]] = []
+
+    def outage(self, name: str, work: Callable[[], object] = lambda: None) -> None:
+        """Kill a part, see that decisions go on without it, start it again, and see that the canary goes on.
+
+        `work` is begun while it is away, and is done once it is back.
+        """
+        load = self._load
+        began = time.monotonic()
+        decided, refused = load.decisions.total(), load.refused.copy()
+        self._cluster.kill(name)
+        killed = len(load.begun)
+        worker = ThreadPoolExecutor(1)
+        working = worker.submit(work)
+        eventually(lambda: load.decisions.total() > decided + 20, f"decisions go on without {name}")
+        time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - began)))
+        arms = list(load.begun.values())[killed + PLAYERS :]  # but for those whose answer was under way
+        book = {
+            "killed": name,
+            "decisions_meanwhile": load.decisions.total() - decided,
+            "starts_meanwhile": len(arms),
+            "of_them_in_the_canary": sum(arm != "champion" for arm in arms),
+            "outcomes_refused": {str(key): count for key, count in (load.refused - refused).items()},
+        }
+        self._cluster.start(name)
+        self._cluster.wait_healthy(name)
+        book["seconds_away"] = round(time.monotonic() - began, 1)
+        working.result(600)
+        worker.shutdown()
+        counted = load.experimental()
+        eventually(lambda: load.experimental() > counted + UNITS_BETWEEN, f"the canary goes on after {name}")
+        book["seconds_until_it_went_on"] = round(time.monotonic() - began, 1)
+        self.outages.append(book)
+
+    def close(self, made: Release) -> dict[str, Any]:
+        """Compare what the load was told with what is stored, and the verdict with the one reached again; all of it."""
+        load = self._load
+        live = made.need_json(tasks.canary.VERDICT)
+        found = recomputed(made)
+        rows, starts = stored()
+        signer = Signer(self._cluster.secret("episode_key").strip())
+        acknowledged = {signer.episode(episode).nonce: value for episode, value in load.acknowledged.items()}
+        book = {
+            "outages": self.outages,
+            "decisions": dict(load.decisions),
+            "decisions_failed": len(load.failed),
+            "slowest_decision_seconds": round(load.slowest, 2),
+            "episodes": len(load.begun),
+            "outcomes_acknowledged": len(acknowledged),
+            "outcomes_stored": len(rows),
+            "outcomes_told": dict(load.told),
+            "outcomes_refused": {str(key): count for key, count in load.refused.items()},
+            "outcomes_on_broken_connections": load.lost,
+            "verdict_live": {key: live[key] for key in ("verdict", "units", "difference", "reason")},
+            "verdict_recomputed": found,
+        }
+        (self._cluster.directory / "kills.json").write_text(json.dumps(book, indent=2))
+        assert not load.failed
+        assert len({episode for episode, _ in rows}) == len(rows), "one outcome an episode"
+        reported = {episode: value for episode, value in rows if episode in acknowledged}
+        assert reported == acknowledged, "what was acknowledged is stored as it was sent"
+        assert load.told["accepted"] + load.told["duplicates"] == len(acknowledged)
+        begun = {signer.episode(episode).nonce: arm for episode, arm in load.begun.items() if arm != "champion"}
+        assert begun.items() <= starts.items(), "every start in the canary is stored"
+        assert load.refused[503, True] > 0, "outcomes were sent while the store was away"
+        assert live["verdict"] == found["verdict"]
+        return book
+
+
+def stored() -> tuple[list[tuple[str, float]], dict[str, str]]:
+    """The policy's reported outcomes, and the arms of its starts, by nonce."""
+    outcomes, starts = store.outcomes.c, store.episodes.c
+    reported = sa.select(outcomes.episode, outcomes.episode_return).where(
+        outcomes.policy == POLICY, outcomes.kind == "reported"
+    )
+    with store.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
+        rows = [(row.episode, row.episode_return) for row in connection.execute(reported)]
+        begun = connection.execute(sa.select(starts.episode, starts.arm).where(starts.policy == POLICY))
+        return rows, {row.episode: row.arm for row in begun}
+
+
+def recomputed(made: Release) -> dict[str, Any]:
+    """The verdict reached again, from what the judge kept and, by the primary test alone, from the stored rows."""
+    plan = CanaryPlan.from_json(made.need_json(tasks.canary.PLAN))
+    kept = made.need_json(judged.ARTIFACT)
+    again, reason, _ = judged.again(plan, kept)
+    saw = judged.evidence(kept)[0].units
+    with store.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
+        rows = StoredUnits(POLICY, plan.generation).read(connection)
+    units = analyse(rows, abandoned_return=plan.abandoned_return)
+    seen = len(saw.returns)
+    assert units.challenger[:seen].tolist() == saw.challenger.tolist(), "the judge saw the units that are stored"
+    assert units.returns[:seen].tolist() == saw.returns.tolist()
+    replayed = verdict(
+        Canary(
+            id=plan.generation,
+            arm=["challenger" if one else "control" for one in units.challenger.tolist()],
+            returns=units.returns.tolist(),
+            return_range=plan.bounds,
+            margin=plan.margin,
+            alpha=plan.alpha,
+            max_units_per_arm=plan.max_units_per_arm,
+            objective=plan.objective,
+        )
+    )
+    assert again == replayed["verdict"], (reason, replayed)
+    return {**replayed, "judged_again": again, "judged_reason": reason, "units_the_judge_saw": seen}
