@@ -141,7 +141,7 @@ def test_a_policy_without_a_champion_or_without_the_section_says_so(
     with pytest.raises(Misconfigured, match="has no champion"):
         stages.collect(Learning.begin(make_policy("pendulum", learn={"update_every": 1}), "run-1"))
     with pytest.raises(Misconfigured, match="give it a section `learn`"):
-        stages.collect(Learning.begin(make_policy("pendulum", learn=None), "run-1"))
+        stages.collect(Learning.begin(make_policy("cartpole"), "run-1"))
 
 
 def test_a_dataset_that_was_changed_is_not_learned_from(policy: str, tmp_path: Path) -> None:
