@@ -33,12 +33,14 @@ from tasks.server import Server, serving
 log = logging.getLogger(__name__)
 
 REQUIREMENTS = (
+    "daqp",
     "httptools",
     "httpx",
     "msgspec",
     "numpy",
     "onnxruntime",
     "prometheus-client",
+    "psutil",
     "sqlalchemy",
     "uvloop",
 )

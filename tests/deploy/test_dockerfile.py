@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.bento import REQUIREMENTS as REQUIREMENTS_OF_A_BENTO
 from tests.deploy import dockerfile, imports
 from tests.deploy.dockerfile import DOCKERFILE, REPOSITORY, TARGETS
 
@@ -112,6 +113,11 @@ def test_each_role_installs_what_its_rooms_import(rooms: tuple[str, ...], roles:
         if not owners(module) & given and importers != CLIENTS
     }
     assert missing == {}
+
+
+def test_a_bento_asks_for_what_the_gateways_image_has() -> None:
+    brought_by_bentoml = {"bentoml", "pydantic", "pyyaml"}
+    assert set(REQUIREMENTS_OF_A_BENTO) == listed("core", "gateway") - brought_by_bentoml
 
 
 def test_the_gateway_and_the_control_role_are_spared_the_training_libraries() -> None:
