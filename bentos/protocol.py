@@ -36,6 +36,10 @@ KEEP_ALIVE_SECONDS = 75
 """How long a connection may idle between requests: longer than load balancers (60 s is common) and pools keep theirs,
 for a request that comes while the connection is being closed is lost."""
 
+DRAIN_SECONDS = 1.0
+"""How long a connection that is kept is still listened to when its server ends: a request may be on its way. It is
+answered, and its client told that it was the last."""
+
 _METHODS = (b"POST", b"GET", b"PUT", b"DELETE")
 _ACT = "/act"
 _SWIFT = (_ACT, "/infer")
@@ -97,6 +101,7 @@ class SwiftProtocol(HttpToolsProtocol):
         self._parsed = 0  # how many it began with the data that came last
         self._began = 0.0
         self._idle_since = 0.0
+        self._ending = False
         self._fixed = self._good = b""
         self._fixed_of: Any = None
 
@@ -137,7 +142,7 @@ class SwiftProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self.headers = head.headers  # type: ignore[assignment]
-        exchange = Exchange(head.method, head.path, head.query, True)
+        exchange = Exchange(head.method, head.path, head.query, not self._ending)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
         call = Call(head.method, head.path, head.query, head.headers, body)
         if head.decides:
@@ -177,7 +182,7 @@ class SwiftProtocol(HttpToolsProtocol):
         if not (free and self.door.knows(path) and method in _METHODS) or self._extraordinary():
             self._go_uvicorns_way()
             return
-        keep_alive = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+        keep_alive = not self._ending and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
         exchange = Exchange(method.decode(), path, query, keep_alive)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
 
@@ -235,6 +240,8 @@ class SwiftProtocol(HttpToolsProtocol):
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+        if self._ending and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _answered(self, exchange: Exchange, task: asyncio.Task[Reply]) -> None:
         self.tasks.discard(cast(Any, task))
@@ -285,6 +292,14 @@ class SwiftProtocol(HttpToolsProtocol):
         self._exchange = exchange
         self._in_head, self._began = False, 0.0
         self._reply(exchange, self.door.refuse(problem, exchange.method, exchange.path))
+
+    def shutdown(self) -> None:
+        """The server ends: what is under way or comes within `DRAIN_SECONDS` is answered, then the connection ends."""
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(DRAIN_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     @classmethod
     def _sweep(cls, loop: asyncio.AbstractEventLoop) -> None:

@@ -80,25 +80,30 @@ def door() -> Echo:
 
 
 @pytest.fixture
-def port(door: Echo) -> Iterator[int]:
-    number = free_port()
+def server(door: Echo) -> Iterator[uvicorn.Server]:
     config = uvicorn.Config(
         App(_behind, door, _start),
-        port=number,
+        port=free_port(),
         http=SwiftProtocol.to(door),
         log_level="critical",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         _eventually(lambda: server.started)
-        yield number
+        yield server
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    return server.config.port
 
 
 def _eventually(condition: Callable[[], Any], seconds: float = 20) -> None:
@@ -130,6 +135,14 @@ def _talk(port: int, *pieces: bytes, answers: int = 1, pause: float = 0.0) -> li
                     length = int(value)
             found.append((status, file.read(length)))
         return found
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _is_closed(connection: socket.socket) -> bool:
@@ -247,6 +260,24 @@ def test_a_connection_is_kept_longer_than_those_before_the_gateway_keep_theirs(p
         time.sleep(KEEP_ALIVE_SECONDS + 0.5)
         kept.sendall(_request(b"x"))
         assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["/v1/policies/p/act", "/elsewhere"])
+def test_who_asks_on_a_kept_connection_while_the_server_ends_is_answered_for_the_last_time(
+    server: uvicorn.Server, port: int, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(protocol, "DRAIN_SECONDS", 5.0)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as kept:
+        for _ in range(2):  # so that the head is known the next time
+            kept.sendall(_request(b"x", path))
+            assert b"connection: close" not in kept.recv(1000)
+        server.should_exit = True
+        _eventually(lambda: not _listens(port))
+        kept.sendall(_request(b"x", path))
+        answer = kept.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        assert _is_closed(kept)
 
 
 def test_an_answer_that_waits_is_given_up_when_its_client_goes(port: int, door: Echo) -> None:
