@@ -271,7 +271,7 @@ def test_a_graph_whose_calls_waited_for_their_turn_is_not_taken_for_a_slow_one(p
 
     def run(rows: Rows) -> Decision:
         calls.append(rows.size)
-        time.sleep(0.005 if len(calls) < 10 else 0)
+        time.sleep(0.005 if len(calls) < 100 else 0)
         return Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
 
     model = Slow()
