@@ -276,9 +276,12 @@ def test_a_verdict_that_is_not_carried_out_yet_is_shown_beside_the_running_canar
 def test_a_page_and_its_fragment_show_the_same(visit: Callable[..., TestClient]) -> None:
     browser = visit("viewer")
     for page, fragment in (PAGES[0], DATA[0]), (PAGES[1], DATA[1]):
-        inner = browser.get(fragment).text.strip()
-        assert inner in browser.get(page).text
-        assert f'data-fragment="{fragment}"' in browser.get(page).text
+        for _ in range(20):  # ages are told to the second, and one may pass between the two
+            inner, whole = browser.get(fragment).text.strip(), browser.get(page).text
+            if inner in whole:
+                break
+        assert inner in whole
+        assert f'data-fragment="{fragment}"' in whole
         assert "<html" not in inner
 
 

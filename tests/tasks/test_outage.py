@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
 from tasks.outage import passing, wait_out
 from tasks.rest import Connection, RegistryUnavailable
 from tasks.runs import client
@@ -27,9 +26,9 @@ def failing(times: int, error: Exception) -> Callable[[str], str]:
 
 
 def away() -> Exception:
-    """What a database says that nobody has started."""
+    """What SQLAlchemy says of a database that cannot be opened."""
     with pytest.raises(sa.exc.OperationalError) as caught:
-        store.create("postgresql+psycopg://airlock@127.0.0.1:9/airlock")
+        sa.create_engine("sqlite:////no/such/folder/airlock.db").connect()
     return caught.value
 
 

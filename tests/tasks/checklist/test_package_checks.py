@@ -78,7 +78,7 @@ def test_memory_that_was_not_profiled_fails(package: Policy) -> None:
 
 def test_alert_thresholds_are_tried_on_both_sides(spec: PolicySpec) -> None:
     finding = packaged.alert_thresholds(spec)
-    assert (finding.status, finding.observed, finding.sample_size) == ("pass", 10, 22)
+    assert (finding.status, finding.observed, finding.sample_size) == ("pass", 10, 24)
 
 
 def test_alert_thresholds_fail_when_a_rule_is_gone(spec: PolicySpec, monkeypatch: pytest.MonkeyPatch) -> None:
