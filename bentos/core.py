@@ -142,22 +142,8 @@ class Core:
 
     def each(self, answer: Answer) -> list[bytes]:
         """The JSON answers to the rows of what was asked together, each as a request of its own gets it."""
-        decision = answer.decision
-        drawn = None if decision.log_prob is None else _told(decision.log_prob)
-        bodies = []
-        for row, action in enumerate(decision.action.tolist()):
-            response = ActResponse(
-                action,
-                decision.versions[row],
-                answer.seats[row].arm,
-                decision.sources[row],
-                decision.adjusted[row] if decision.adjusted else _UNCHANGED,
-                self.decision_id(),
-            )
-            if drawn is not None:
-                response.log_prob = drawn[row]
-            bodies.append(_encode(response))
-        return bodies
+        actions = answer.decision.action.tolist()
+        return [_encode(self._row(answer, row, action)) for row, action in enumerate(actions)]
 
     def observe(self, policy: str, observations: list[Any]) -> Rows:
         """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""
@@ -233,19 +219,23 @@ class Core:
         return [common + place for place in _PLACES[:size]]
 
     def _one(self, answer: Answer) -> ActResponse:
-        decision = answer.decision
-        response = ActResponse(
-            decision.action.tolist()[0],
-            decision.versions[0],
-            answer.seats[0].arm,
-            decision.sources[0],
-            decision.adjusted[0] if decision.adjusted else _UNCHANGED,
-            self.decision_id(),
-        )
+        response = self._row(answer, 0, answer.decision.action.tolist()[0])
         if answer.states is not None:
             response.state = answer.states[0]
+        return response
+
+    def _row(self, answer: Answer, row: int, action: Any) -> ActResponse:
+        decision = answer.decision
+        response = ActResponse(
+            action,
+            decision.versions[row],
+            answer.seats[row].arm,
+            decision.sources[row],
+            decision.adjusted[row] if decision.adjusted else _UNCHANGED,
+            self.decision_id(),
+        )
         if decision.log_prob is not None:
-            response.log_prob = _told(decision.log_prob)[0]
+            response.log_prob = _told(decision.log_prob[row : row + 1])[0]
         return response
 
     def _many(self, answer: Answer) -> ManyActResponse:

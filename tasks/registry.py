@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.rest import Connection, RegistryUnavailable
+from tasks.rest import Connection
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,15 @@ class Registry(Connection):
 
     def artifact(self, run_id: str, path: str) -> Any | None:
         """A JSON artifact of an MLflow run, or None when there is none."""
-        try:
-            answer = self.send("GET", "/get-artifact", {"run_uuid": run_id, "path": path})
-        except RegistryUnavailable:
-            # over S3, MLflow answers 500 for a file that is not there, too: its folder says which it is
-            folder = path.rpartition("/")[0]
-            listed = self.ask("GET", "artifacts/list", {"run_id": run_id} | ({"path": folder} if folder else {})) or {}
-            if any(item["path"] == path for item in listed.get("files", [])):
-                raise
-            return None
-        return json.loads(answer.content) if answer.status_code == 200 else None
+        folder = path.rpartition("/")[0]
+
+        def listed() -> list[str]:
+            fields = {"run_id": run_id} | ({"path": folder} if folder else {})
+            found = self.ask("GET", "artifacts/list", fields) or {}
+            return [item["path"] for item in found.get("files", [])]
+
+        answer = self.file("/get-artifact", {"run_uuid": run_id, "path": path}, listed, path)
+        return json.loads(answer.content) if answer is not None and answer.status_code == 200 else None
 
 
 def _tags(document: dict[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ MLflow's own client costs a second to import and may retry for minutes, longer t
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,6 +69,21 @@ class Connection:
             return None
         said = problem.get("message") or answer.text[:200]
         raise RegistryRefused(f"MLflow at {self.url} refused {path} {fields}: {answer.status_code} {said}")
+
+    def file(
+        self, path: str, fields: dict[str, Any] | None, listed: Callable[[], Collection[str]], name: str
+    ) -> httpx.Response | None:
+        """The answer to a request for the file `name`; None where `listed`, the names in its folder, lack it.
+
+        Over S3 MLflow answers 500 for a file that is not there, as it does when the store is down: the folder says
+        which it is. Raises RegistryUnavailable.
+        """
+        try:
+            return self.send("GET", path, fields)
+        except RegistryUnavailable:
+            if name in listed():
+                raise
+            return None
 
     def send(
         self, method: str, path: str, fields: dict[str, Any] | None = None, content: bytes | None = None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from tasks.errors import Misconfigured
-from tasks.rest import Connection, RegistryRefused, RegistryUnavailable
+from tasks.rest import Connection, RegistryRefused
 
 _SCHEME = "mlflow-artifacts:"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -132,15 +132,10 @@ class Tracking(Connection):
 
     def read(self, root: str, path: str) -> bytes | None:
         """The bytes of an artifact, or None when there is none."""
-        try:
-            answer = self.send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}")
-        except RegistryUnavailable:
-            # over S3, MLflow answers 500 for a file that is not there, too: its folder says which it is
-            folder = str(PurePosixPath(path).parent)
-            if any(name == path for name, _ in self.files(root, "" if folder == "." else folder)):
-                raise
-            return None
-        if answer.status_code == 404:
+        folder = path.rpartition("/")[0]
+        address = f"{_ARTIFACTS}/{quote(f'{root}/{path}')}"
+        answer = self.file(address, None, lambda: [name for name, _ in self.files(root, folder)], path)
+        if answer is None or answer.status_code == 404:
             return None
         self._accept(answer, path)
         return answer.content
