@@ -23,14 +23,14 @@ PATIENCE_SECONDS = 60.0
 START_SECONDS = 180.0
 
 
-def wait_until(condition: Any, what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    """The first true value of `condition()`; AssertionError after `seconds`."""
+def wait_until(condition: Any, what: str, seconds: float = PATIENCE_SECONDS, pause: float = 0.05) -> Any:
+    """The first true value of `condition()`, looked at every `pause` seconds; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
-        time.sleep(0.05)
+        time.sleep(pause)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 

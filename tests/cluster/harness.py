@@ -29,6 +29,7 @@ from tasks.stack import processes
 from tests.cluster import postgres
 from tests.cluster.compose import REPOSITORY, Composition, Service, load
 from tests.cluster.native import NOT_RUN, STAND_INS, Places
+from tests.servers.postgres import unprivileged
 
 START_SECONDS = 1200.0
 CHECK_SECONDS = 90.0
@@ -59,7 +60,7 @@ class Container:
         """Start the process."""
         command, options = self.command, {}
         if self.service.name == "postgres":
-            command, options = postgres.command(command, self.data, self.address), postgres.unprivileged()
+            command, options = postgres.command(command, self.data, self.address), unprivileged()
         # setproctitle would otherwise write over the environment that the mark stands in
         marked = {processes.MARK: processes.mark(self.places.directory, self.name), "SPT_NOENV": "1"}
         with self.log.open("ab") as log:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,21 @@ from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import analyse
 from tasks.promote import ControlPlane
 from tasks.replay import Canary, verdict
-from tasks.runs import Release, client
+from tasks.runs import Release
 from tasks.spec import Params
 from tasks.stored_units import StoredUnits
+from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package
 from tests.cluster.harness import Cluster
 from tests.cluster.load import PLAYERS, Load
+from tests.tasks.approved import approve
 
 POLICY = "cartpole"
 AWAY_SECONDS = 20.0
 UNITS_BETWEEN = 20
+eventually = partial(wait_until, seconds=900.0, pause=1.0)
 CANARY: dict[str, Any] = {"objective": "superiority", "canary_steps": [0.5], "max_units_per_arm": 1_000_000}
 """Parameters of a canary that equal arms never end."""
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 900) -> None:
-    """Return once the condition is true. Raises AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come true: {what}"
-        time.sleep(1)
 
 
 def published(directory: Path, name: str) -> Release:
@@ -49,18 +45,7 @@ def published(directory: Path, name: str) -> Release:
     # a busy machine shall not bring the fallback in
     serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)
     outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300.0 + len(name))
-    digest = write_package(directory / name, serve=serve, outcomes=outcomes)
-    made.put_directory(directory / name, "package")
-    mlflow = client()
-    uri = f"{mlflow.get_run(made.run_id).info.artifact_uri}/package"
-    if not mlflow.search_registered_models(f"name = '{POLICY}'"):
-        mlflow.create_registered_model(POLICY)
-    version = str(mlflow.create_model_version(POLICY, uri, run_id=made.run_id).version)
-    made.tag(version=version)
-    control = ControlPlane("test")
-    control.registered(POLICY, version)
-    control.annotate(POLICY, version, {"package_uri": uri, "package_sha256": digest})
-    control.approve(POLICY, version)
+    approve(made, directory / name, write_package(directory / name, serve=serve, outcomes=outcomes))
     return made
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tests.servers.postgres import binary
+from tests.servers.postgres import binary, unprivileged
 
-USER = "nobody"
 START_SECONDS = 120.0
-
-
-def unprivileged() -> dict[str, Any]:
-    """Arguments of Popen: PostgreSQL refuses to run as root."""
-    return {"user": USER, "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
 
 
 def command(arguments: Sequence[str], data: Path, address: str) -> list[str]:
@@ -31,8 +22,7 @@ def initialise(data: Path, address: str, password: str, scripts: Path, environme
     """Make the data directory unless it is there, and run the scripts on it."""
     if (data / "PG_VERSION").exists():
         return
-    if os.getuid() == 0:
-        shutil.chown(data, USER, "nogroup")
+    user = unprivileged(data)
     given = data.parent / f".{data.name}.password"
     given.write_text(password)
     given.chmod(0o644)
@@ -43,7 +33,7 @@ def initialise(data: Path, address: str, password: str, scripts: Path, environme
         capture_output=True,
         text=True,
         cwd=data,
-        **unprivileged(),
+        **user,
     )
     given.unlink()
     with (data / "pg_hba.conf").open("a") as rules:
@@ -53,7 +43,7 @@ def initialise(data: Path, address: str, password: str, scripts: Path, environme
         cwd=data,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        **unprivileged(),
+        **user,
     )
     try:
         reach = {**environment, "PGHOST": address, "PGPORT": "5433", "PGPASSWORD": password}

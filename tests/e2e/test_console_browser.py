@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,14 @@ from bentos.package import Outcomes
 from tasks import audit
 from tasks.airflow_api import Airflow
 from tasks.promote import ControlPlane
-from tasks.runs import Release, client
+from tasks.runs import Release
 from tasks.spec import Params
 from tasks.stack.environment import passwords
 from tasks.stack.lifecycle import Running
+from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package
 from tests.e2e.test_verdicts import DAG, HARMLESS, Application
+from tests.tasks.approved import approve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
@@ -36,13 +37,6 @@ WAIT = 180_000
 
 What is waited for is asked again from here: a page's own policy lets no script of Playwright wait inside it (eval).
 """
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come true: {what}"
-        time.sleep(0.3)
 
 
 def state() -> dict[str, Any]:
@@ -65,18 +59,7 @@ def published(directory: Path, number: int) -> Release:
     made = Release.open(POLICY, f"release {number}", PARAMS)
     package = directory / str(number)
     outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=900.0 + number)
-    digest = write_package(package, outcomes=outcomes)
-    made.put_directory(package, "package")
-    mlflow = client()
-    uri = f"{mlflow.get_run(made.run_id).info.artifact_uri}/package"
-    if not mlflow.search_registered_models(f"name = '{POLICY}'"):
-        mlflow.create_registered_model(POLICY)
-    version = str(mlflow.create_model_version(POLICY, uri, run_id=made.run_id).version)
-    made.tag(version=version)
-    control = ControlPlane("test")
-    control.registered(POLICY, version)
-    control.annotate(POLICY, version, {"package_uri": uri, "package_sha256": digest})
-    control.approve(POLICY, version)
+    approve(made, package, write_package(package, outcomes=outcomes))
     return made
 
 
@@ -92,7 +75,7 @@ def canary(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     third = published(directory, 3)
     tasks.canary.start(third, ready_seconds=120)
     with Application(deviation=0.0):
-        eventually(lambda: tasks.canary.advance(third).get("weight"), "the canary leaves its shadow")
+        wait_until(lambda: tasks.canary.advance(third).get("weight"), "the canary leaves its shadow", 120, 0.3)
         yield {**state(), "release": third}
 
 
@@ -169,10 +152,10 @@ def test_a_viewer_sees_the_canary_live_and_can_do_nothing(visit: Callable[..., P
     assert f"Version {version} against version {before['champion']}" in str(page.text_content('[data-part="canary"]'))
     page.evaluate("window.stayed = true")
     shown = page.text_content(".reason")
-    eventually(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000)
+    wait_until(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000, pause=0.3)
     assert page.evaluate("window.stayed"), "fresh without reloading"
     drawn = "document.querySelector('figure img').naturalWidth > 0"
-    eventually(lambda: page.evaluate(drawn), "the canary is drawn", WAIT / 1000)
+    wait_until(lambda: page.evaluate(drawn), "the canary is drawn", WAIT / 1000, pause=0.3)
     returns = page.locator('[data-chart="returns"] [role="img"]')
     returns.locator("canvas").wait_for()
     assert str(returns.get_attribute("aria-label")).startswith("Returns over time. version ")
@@ -206,7 +189,7 @@ def test_it_is_worked_by_keyboard_and_keeps_what_is_typed(visit: Callable[..., P
     page.keyboard.press("Tab")
     page.keyboard.type("typed while the page is kept fresh")
     shown = page.text_content(".reason")
-    eventually(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000)
+    wait_until(lambda: page.text_content(".reason") != shown, "the page is kept fresh", WAIT / 1000, pause=0.3)
     assert page.evaluate("document.activeElement.id") == "pause-reason"
     assert page.input_value("#pause-reason") == "typed while the page is kept fresh"
     page.close()
@@ -234,13 +217,13 @@ def test_an_admin_overrides_and_ends_that(visit: Callable[..., Page], canary: di
     assert "does not fit" in do(page, "override", action='"left"', minutes="5")
     page.reload()
     assert "5 minutes" in do(page, "override", action="1", minutes="5")
-    eventually(lambda: answered()["source"] == "override", "the gateway follows the override")
+    wait_until(lambda: answered()["source"] == "override", "the gateway follows the override", 120, 0.3)
     row = page.locator('[data-part="overrides"] tbody tr')
     row.wait_for()
     assert "admin (console)" in str(row.text_content())
     row.locator("button").click()
     page.locator('[data-part="overrides"]', has_text="None: the policy decides").wait_for()
-    eventually(lambda: answered()["source"] == "policy", "the gateway follows the end of the override")
+    wait_until(lambda: answered()["source"] == "policy", "the gateway follows the end of the override", 120, 0.3)
     assert [event[1] for event in story()[:2]] == ["override_cleared", "override_set"]
     page.close()
 
@@ -264,6 +247,6 @@ def test_an_admin_aborts_the_canary_releases_and_rolls_back(
     page.reload()
     assert do(page, "rollback", now=True) == "Rolled back from version 2 to version 1."
     assert (state()["champion"], state()["previous"]) == ("1", None)
-    eventually(lambda: answered()["version"] == "1", "the gateway follows the rollback")
+    wait_until(lambda: answered()["version"] == "1", "the gateway follows the rollback", 120, 0.3)
     page.locator('[data-part="story"]', has_text="a test of rollback").wait_for()
     page.close()

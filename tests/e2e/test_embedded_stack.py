@@ -17,7 +17,7 @@ from bentos import home
 from tasks.airflow_api import Airflow, AirflowError
 from tasks.stack import processes, supervisor
 from tasks.stack.lifecycle import Running, up
-from tests.e2e.patience import eventually
+from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -89,7 +89,9 @@ def test_killed_components_come_back(stack: Running) -> None:
     for name in ("airflow-scheduler", "gateway"):
         old = control.states()[name]["pid"]
         os.kill(old, signal.SIGKILL)
-        eventually(lambda name=name, old=old: control.states()[name]["pid"] not in (0, old))  # type: ignore[misc]
+        wait_until(
+            lambda name=name, old=old: control.states()[name]["pid"] not in (0, old), f"{name} is back", 120, 0.5
+        )
     assert up().already is True
     # The workers of the killed scheduler are gone: those that run belong to the new one.
     scheduler = psutil.Process(control.states()["airflow-scheduler"]["pid"])

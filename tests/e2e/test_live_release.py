@@ -16,7 +16,7 @@ from tasks.promote import ControlPlane
 from tasks.runs import Release
 from tasks.stack import supervisor
 from tasks.stack.lifecycle import Running, up
-from tests.e2e.patience import eventually
+from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 DAG = "release_cartpole"
@@ -107,7 +107,7 @@ def test_the_gateway_serves_on_while_mlflow_is_down_even_through_a_restart(
         assert version() == "1"
         control.stop("gateway")
         control.start("gateway")
-        eventually(lambda: version() == "1")
+        wait_until(lambda: version() == "1", "the gateway serves", 120, 0.5)
     finally:
         control.start("mlflow")
     assert up().already is True

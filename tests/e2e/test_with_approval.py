@@ -19,7 +19,7 @@ from tasks.follow import outcome
 from tasks.register import version_of
 from tasks.runs import Release
 from tasks.spec import PRE_DEPLOYMENT
-from tests.e2e.patience import eventually
+from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 TASK = "pre_deployment.approval"
@@ -49,7 +49,7 @@ def details(run: Run) -> str:
 
 def reply(airflow: Airflow, run: Run, option: str, reason: str) -> dict[str, Any]:
     """Answer as a person does, a moment after the question stands there; what was asked."""
-    eventually(lambda: state(airflow, run) == "awaiting_input", 600)
+    wait_until(lambda: state(airflow, run) == "awaiting_input", "the question stands there", 600, 0.5)
     time.sleep(3)
     asked: dict[str, Any] = airflow.request("GET", details(run)).json()
     given = {"chosen_options": [option], "params_input": {"reason": reason}}

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tasks.stack.ports import free_port
 
-_USER = "nobody"
+_USER, _GROUP = "nobody", "nogroup"
 _START_SECONDS = 60.0
 
 
@@ -29,15 +29,21 @@ def binary(name: str) -> str:
     return found
 
 
+def unprivileged(*owned: Path) -> dict[str, Any]:
+    """Arguments of Popen for PostgreSQL, which refuses to run as root; then the directories become its user's."""
+    if os.getuid():
+        return {}
+    for directory in owned:
+        shutil.chown(directory, _USER, _GROUP)
+    return {"user": _USER, "group": _GROUP, "extra_groups": []}
+
+
 class Cluster:
     """A running server of its own. It refuses to run as root, so it runs as an unprivileged user there."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="airlock-postgres-"))
-        self._as: dict[str, Any] = {}
-        if os.getuid() == 0:
-            self._as = {"user": _USER, "group": "nogroup", "extra_groups": []}
-            shutil.chown(self.directory, _USER, "nogroup")
+        self._as = unprivileged(self.directory)
         self._run(binary("initdb"), "-D", str(self.directory / "data"), "-U", "airlock", "--auth=trust", "-E", "UTF8")
         self._databases = 0
         self.port = free_port()
