@@ -21,6 +21,8 @@ ADMIN_TOKEN = "a-test-token"
 EPISODE_KEY = "a-test-key"
 PATIENCE_SECONDS = 60.0
 START_SECONDS = 180.0
+QUIET_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Environment of an MLflow server that runs no jobs of its own."""
 
 
 def wait_until(condition: Any, what: str, seconds: float = PATIENCE_SECONDS, pause: float = 0.05) -> Any:
@@ -133,8 +135,7 @@ class MlflowProcess:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.home}/mlflow.db"]
         command += ["--artifacts-destination", str(self.home / "artifacts")]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment = {**os.environ, **quiet}
+        environment = {**os.environ, **QUIET_MLFLOW}
         with (self.home / "mlflow.log").open("ab") as output:
             self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:

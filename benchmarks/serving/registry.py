@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.processes import QUIET_MLFLOW
 from benchmarks.serving.server import Launch, Server
 from tasks.stack.ports import free_port
 
@@ -30,7 +31,7 @@ class Registry:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", store]
         command += ["--artifacts-destination", str(self._directory / "artifacts")]
-        self._server = Server(Launch(command, {"MLFLOW_DISABLE_TELEMETRY": "true"}), self._directory / "mlflow.log")
+        self._server = Server(Launch(command, QUIET_MLFLOW), self._directory / "mlflow.log")
         self._server.wait(self._healthy, START_SECONDS)
         return self
 

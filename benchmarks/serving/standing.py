@@ -67,8 +67,11 @@ def _start(policy: Policy, home: Path, extra: dict[str, str], names: Sequence[st
     home.mkdir(exist_ok=True)
     site = Site(PROJECT_PYTHON, free_port(), policy, home)
     urls = [f"{site.url}/v1/policies/{name}/act" for name in names]
-    with Server(Launch(command(site), {**environment(site), **extra}), home / "server.log") as server:
-        ready = server.wait(lambda: _ready(site.url))
+    with (
+        httpx.Client(base_url=site.url, timeout=5) as client,
+        Server(Launch(command(site), {**environment(site), **extra}), home / "server.log") as server,
+    ):
+        ready = server.wait(lambda: _ready(client))
         answering = server.wait(lambda: all(_answers(url, policy) for url in urls))
         for url in urls:
             for turn, observation in enumerate(asked(policy)[:ASKED_EACH]):
@@ -87,8 +90,8 @@ def _answers(url: str, policy: Policy) -> bool:
     return True
 
 
-def _ready(url: str) -> bool:
+def _ready(client: httpx.Client) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        return client.get("/readyz").status_code == 200
     except httpx.HTTPError:
         return False
