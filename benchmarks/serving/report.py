@@ -152,17 +152,18 @@ def of_slow(found: Slow) -> Iterable[str]:
         )
 
 
-def of_cores(best: Best | None) -> Iterable[str]:
-    """The gateway and mosec."""
-    if best is None:
-        yield "Both cores, beside mosec: mosec is not installed: run with --install"
-        return
+def of_cores(best: Best) -> Iterable[str]:
+    """The ceiling, the gateway and mosec."""
     yield "Both cores, 64 connections, each configuration alone:"
     for name, rate in best.configurations.items():
         yield f"  {name}: {rate:,.0f}/s"
+    if best.beside is None:
+        yield "  mosec is not installed: run with --install"
+        return
+    gateway, mosec = best.beside.gateway, best.beside.mosec
     yield (
-        f"  best beside best, in turns: gateway {best.gateway.rate:,.0f}/s (p99 {best.gateway.p99:.1f} ms), mosec "
-        f"{best.mosec.rate:,.0f}/s (p99 {best.mosec.p99:.1f} ms): {best.gateway.ratio:.2f} of mosec"
+        f"  best beside best, in turns: gateway {gateway.rate:,.0f}/s (p99 {gateway.p99:.1f} ms), mosec "
+        f"{mosec.rate:,.0f}/s (p99 {mosec.p99:.1f} ms): {gateway.ratio:.2f} of mosec"
     )
 
 

@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
 _LOOK_SECONDS = 0.02
 _TAIL = 3_000
-_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+_PLAIN = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+"""One thread a graph, and compiled modules are kept, as where a server is installed: else each start compiles them."""
 
 
 class NotServing(Exception):
@@ -40,7 +41,7 @@ class Server:
             self._process = subprocess.Popen(
                 launch.command,
                 cwd=REPOSITORY,
-                env={**os.environ, **_ONE_THREAD, "PATH": _path(launch), **launch.environment},
+                env={**os.environ, **_PLAIN, "PATH": _path(launch), **launch.environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -1,6 +1,6 @@
 """Bare uvicorn: one JSON decode, one run of the graph in memory bound once, one JSON encode.
 
-python -m benchmarks.serving.apps.ceiling GRAPH PORT
+python -m benchmarks.serving.apps.ceiling GRAPH PORT WORKERS
 """
 
 from __future__ import annotations
@@ -106,13 +106,19 @@ class App:
         return head + data, len(head)
 
 
+def app() -> App:
+    """Of the graph that the command line names, which a worker has of its parent."""
+    return App(sys.argv[1])
+
+
 def main() -> None:
     """Serve."""
-    graph, port = sys.argv[1], int(sys.argv[2])
     uvicorn.run(
-        App(graph),
+        "benchmarks.serving.apps.ceiling:app",
+        factory=True,
         host="127.0.0.1",
-        port=port,
+        port=int(sys.argv[2]),
+        workers=int(sys.argv[3]),
         loop="uvloop",
         http="httptools",
         lifespan="off",

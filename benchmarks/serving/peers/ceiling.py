@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.serving.peers.peer import Script
+from benchmarks.serving.peers.peer import Script, Site
+from benchmarks.serving.server import Launch
 
 
 class Ceiling(Script):
@@ -10,3 +11,7 @@ class Ceiling(Script):
 
     name = app = "ceiling"
     title = "bare uvicorn + msgspec + ONNX Runtime (the ceiling)"
+
+    def launch(self, site: Site) -> Launch:
+        """As many workers as the site allows."""
+        return Launch(site.app(self.app, self.served(site.policy), site.port, site.workers))
