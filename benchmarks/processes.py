@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
+from bentos.certificates import trusted
 from bentos.client import GatewayClient
 from tasks.stack.ports import free_port
 
@@ -125,7 +126,7 @@ class MlflowProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(base_url=self.url, timeout=30)
+        self._http = httpx.Client(base_url=self.url, timeout=30, verify=trusted(self.url))
         self._run, self._artifacts = "", ""
         home.mkdir(parents=True, exist_ok=True)
         self.start()

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from bentos.certificates import trusted
 from bentos.package import BASELINE, MANIFEST, Manifest, PackageError, decode_manifest, verify_file
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -48,7 +49,7 @@ class Registry:
     """A read-only client."""
 
     def __init__(self, url: str, timeout: float = 5.0) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout)
+        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, verify=trusted(url))
         self._tags: dict[tuple[str, str], dict[str, str]] = {}
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 
 FINISHED = ("success", "failed")
 """States in which a DAG run has ended."""
@@ -108,7 +109,7 @@ class Airflow:
     def __init__(self, url: str | None = None, user: str | None = None, password: str | None = None) -> None:
         self.url = (url or home.airflow_url()).rstrip("/")
         self._login = (user, password) if user and password else None
-        self._http = httpx.Client(base_url=self.url, timeout=30)
+        self._http = httpx.Client(base_url=self.url, timeout=30, verify=trusted(self.url))
         self._token: str | None = None
 
     def __enter__(self) -> Airflow:

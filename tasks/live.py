@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 from tasks.errors import first_line
 from tasks.fresh import Fresh
 
@@ -54,7 +55,7 @@ def live(url: str | None = None) -> Live:
     base = (url or home.gateway_url()).rstrip("/")
     token = {"Authorization": f"Bearer {home.secret('admin_token')}"}
     try:
-        with httpx.Client(base_url=base, timeout=TIMEOUT_SECONDS) as client:
+        with httpx.Client(base_url=base, timeout=TIMEOUT_SECONDS, verify=trusted(base)) as client:
             answer = client.get("/v1/policies", headers=token).raise_for_status().json()
             metrics = client.get("/metrics")
         found = {str(item["policy"]): dict(item) for item in answer["policies"]}
@@ -68,7 +69,8 @@ def live(url: str | None = None) -> Live:
 def metrics_page(url: str) -> str:
     """The gateway's page of metrics. Raises GatewaySilent."""
     try:
-        return httpx.get(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_SECONDS).raise_for_status().text
+        answer = httpx.get(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_SECONDS, verify=trusted(url))
+        return answer.raise_for_status().text
     except httpx.HTTPError as error:
         raise GatewaySilent(f"the gateway at {url} does not answer: {first_line(error)}") from error
 

@@ -15,6 +15,7 @@ import httpx
 import sqlalchemy as sa
 
 from bentos import home
+from bentos.certificates import trusted
 from bentos.stats import LATENCY_BUCKETS, Arm
 from tasks.errors import first_line
 from tasks.live import GatewaySilent, metrics_page
@@ -84,7 +85,7 @@ class PrometheusSource:
         """As `Source.seen`. Raises PrometheusSilent."""
         served = f'policy="{policy}",version="{version}",arm!="shadow"'
         seconds = max(1, math.ceil(at - since.at))
-        with httpx.Client(base_url=self._url, timeout=TIMEOUT_SECONDS) as client:
+        with httpx.Client(base_url=self._url, timeout=TIMEOUT_SECONDS, verify=trusted(self._url)) as client:
 
             def gained(series: str, label: str, also: str = "", of: str = "increase") -> dict[str, float]:
                 query = f"sum by ({label}) ({of}({series}{{{served}{also}}}[{seconds}s]))"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from bentos.certificates import trusted
 from tasks.alerts import Alert
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def _post(url: str, to: str, body: dict[str, Any]) -> Delivery:
         if attempt > 1:
             time.sleep(PAUSE_SECONDS * 2 ** (attempt - 2))
         try:
-            answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS)
+            answer = httpx.post(url, json=body, timeout=TIMEOUT_SECONDS, verify=trusted(url))
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
             error = type(problem).__name__
             continue

@@ -19,10 +19,13 @@ def call(method: str, policy: str, url: str | None = None, **sent: Any) -> dict[
     """
     import httpx
 
+    from bentos.certificates import trusted
+
     base = (url or home.gateway_url()).rstrip("/")
     headers = {"Authorization": f"Bearer {home.secret('admin_token')}"}
     try:
-        response = httpx.request(method, f"{base}/v1/policies/{policy}/override", headers=headers, timeout=30, **sent)
+        address = f"{base}/v1/policies/{policy}/override"
+        response = httpx.request(method, address, headers=headers, timeout=30, verify=trusted(base), **sent)
     except httpx.TransportError as error:
         raise OverrideRefused(
             f"the gateway at {base} cannot be reached ({error}); is it up? `airlock status`"

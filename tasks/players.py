@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from bentos.certificates import trusted
 from tasks.environments import action_mask
 from tasks.inputs import MASK, stack
 from tasks.questions import body, rows_a_request
@@ -33,7 +34,8 @@ class Gateway:
     """Requests to one policy of a gateway, counted: an answer outside 2xx or a broken connection is a failure."""
 
     def __init__(self, url: str, policy: str) -> None:
-        self._http = httpx.Client(base_url=f"{url.rstrip('/')}/v1/policies/{policy}", timeout=30)
+        base = f"{url.rstrip('/')}/v1/policies/{policy}"
+        self._http = httpx.Client(base_url=base, timeout=30, verify=trusted(base))
         self.requests = 0
         self.failures: Counter[str] = Counter()
         self._patience = _FIRST_PATIENCE

@@ -7,6 +7,7 @@ import time
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 
 _POLL_SECONDS = 0.3
 _TIMEOUT_SECONDS = 3.0
@@ -48,9 +49,14 @@ def await_version(policy: str, version: str, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _get(path: str) -> httpx.Response:
+    url = home.gateway_url()
+    return httpx.get(f"{url}{path}", timeout=_TIMEOUT_SECONDS, verify=trusted(url))
+
+
 def _health() -> str | None:
     try:
-        answer = httpx.get(f"{home.gateway_url()}/readyz", timeout=_TIMEOUT_SECONDS)
+        answer = _get("/readyz")
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     return None if answer.status_code == 200 else f"/readyz answers {answer.status_code}"
@@ -59,7 +65,7 @@ def _health() -> str | None:
 def _load(policy: str, version: str) -> tuple[str, str]:
     """The version's status at the gateway and, in words, what stands in its way."""
     try:
-        answer = httpx.get(f"{home.gateway_url()}/v1/policies/{policy}", timeout=_TIMEOUT_SECONDS)
+        answer = _get(f"/v1/policies/{policy}")
         if answer.status_code != 200:
             return "unknown", f"it answers {answer.status_code} for the policy"
         found = answer.json().get("versions", {}).get(version, {})

@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 from tasks.errors import Misconfigured
 
 TIMEOUT = httpx.Timeout(connect=3.0, write=5.0, read=12.0, pool=3.0)
@@ -41,7 +42,7 @@ class Connection:
         self._client = httpx.Client(
             base_url=self.url,
             timeout=TIMEOUT,
-            verify=self.url.startswith("https"),
+            verify=trusted(self.url),
             auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
             headers={"Authorization": f"Bearer {token}"} if token and not user else None,
         )

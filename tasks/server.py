@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bentos.certificates import trusted
 from tasks.stack.ports import free_port
 
 READY_SECONDS = 60.0
@@ -47,7 +48,7 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the scratch server exited with {self.process.returncode}:\n{self.tail()}")
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2.0).status_code == 200:
+                if httpx.get(f"{self.url}/readyz", timeout=2.0, verify=trusted(self.url)).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

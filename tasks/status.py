@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 from tasks import hand_moves
 from tasks.stack import supervisor
 from tasks.stack.components import components
@@ -42,7 +43,8 @@ def _components() -> dict[str, dict[str, Any]]:
 def _policies() -> tuple[dict[str, Any], str | None]:
     """Live policies as the gateway routes them, or why they are not known."""
     try:
-        response = httpx.get(f"{home.gateway_url()}/v1/policies", timeout=5)
+        url = home.gateway_url()
+        response = httpx.get(f"{url}/v1/policies", timeout=5, verify=trusted(url))
         response.raise_for_status()
         found = response.json()["policies"]
     except (httpx.HTTPError, ValueError, KeyError) as error:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from httpx._transports import default as transports
 
 if TYPE_CHECKING:
     from tests.servers.postgres import Cluster
@@ -26,6 +28,9 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for _name in ("AIRLOCK_DATABASE_URL", "MLFLOW_TRACKING_URI", "AIRLOCK_GATEWAY_URL", "AIRLOCK_POLICIES"):
     os.environ.pop(_name, None)
+
+# Tests ask servers of this machine, thousands of times: the list of trusted certificates is read once.
+transports.create_ssl_context = cache(transports.create_ssl_context)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from bentos.certificates import trusted
 from tasks.inputs import START, Inputs
 from tasks.questions import body, rows_a_request, turns
 
@@ -81,7 +82,7 @@ class Load:
             time.sleep(0.01)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=10.0) as client:
+        with httpx.Client(timeout=10.0, verify=trusted(self._path)) as client:
             turn = 0
             while not self._over.is_set():
                 question, fresh = self._questions[turn % len(self._questions)]

@@ -7,6 +7,7 @@ from types import TracebackType
 
 import httpx
 
+from bentos.certificates import trusted
 from tasks.checklist.live import Usage
 
 PERIOD_SECONDS = 0.25
@@ -58,7 +59,7 @@ class Sampler:
         while not self._over.is_set():
             try:
                 # a connection each, so that a load balancer may choose another gateway
-                answer = httpx.get(f"{self._url}/metrics", timeout=5.0)
+                answer = httpx.get(f"{self._url}/metrics", timeout=5.0, verify=trusted(self._url))
             except httpx.HTTPError:
                 answer = None
             if answer is not None and answer.is_success and (reading := parse(answer.text)):

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from bentos.certificates import trusted
 from bentos.package import Policy, load
 from tasks.checklist.fuzz import bad_requests
 from tasks.checklist.types import Finding
@@ -60,7 +61,7 @@ def input_validation(served: Served) -> Finding:
     good = {"observation": observation}
     problems: list[str] = []
     statuses: Counter[str] = Counter()
-    with httpx.Client(base_url=served.server.url, timeout=30.0) as client:
+    with httpx.Client(base_url=served.server.url, timeout=30.0, verify=trusted(served.server.url)) as client:
         before = client.post(f"/v1/policies/{served.policy}/act", json=good).raise_for_status().json()["action"]
         requests = list(bad_requests(served.package.manifest, observation, _stateful(served.package)))
         for bad in requests:

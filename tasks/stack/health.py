@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from bentos import home
+from bentos.certificates import trusted
 
 _HEARTBEATS = {
     "airflow-scheduler": ("scheduler", "latest_scheduler_heartbeat"),
@@ -39,7 +40,7 @@ def _heartbeat(document: dict[str, Any], component: str, since: float) -> Health
 
 def _plain(url: str) -> Health:
     try:
-        response = httpx.get(url, timeout=5)
+        response = httpx.get(url, timeout=5, verify=trusted(url))
     except httpx.HTTPError as error:
         return Health(False, f"no answer from {url} ({type(error).__name__})")
     return Health(True, "healthy") if response.is_success else Health(False, f"{url} answers {response.status_code}")
@@ -54,10 +55,10 @@ def check(started: dict[str, float]) -> dict[str, Health]:
         health["gateway"] = _plain(f"{home.gateway_url()}/readyz")
     url = f"{home.airflow_url()}/api/v2/monitor/health"
     try:
-        response = httpx.get(url, timeout=10)
+        response = httpx.get(url, timeout=10, verify=trusted(url))
         document = response.raise_for_status().json()
         # The first request to the API that tasks use builds it, which takes seconds: the first task must not pay.
-        httpx.get(f"{home.airflow_url()}/execution/health", timeout=60).raise_for_status()
+        httpx.get(f"{home.airflow_url()}/execution/health", timeout=60, verify=trusted(url)).raise_for_status()
         health["airflow-api-server"] = Health(True, "healthy")
         health |= {name: _heartbeat(document, name, started[name]) for name in _HEARTBEATS if name in started}
     except (httpx.HTTPError, ValueError) as error:

@@ -12,6 +12,7 @@ import msgspec
 
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.server import Launch
+from bentos.certificates import trusted
 
 Observations = list[list[float]]
 
@@ -91,7 +92,7 @@ class Script(Peer):
 
 def post(url: str, body: bytes) -> Any:
     """The JSON document that a server answers. Raises httpx.HTTPError."""
-    answer = httpx.post(url, content=body, headers=JSON, timeout=30, verify=_ONCE)
+    answer = httpx.post(url, content=body, headers=JSON, timeout=30, verify=trusted(url))
     answer.raise_for_status()
     return msgspec.json.decode(answer.content)
 
@@ -100,6 +101,4 @@ RUNTIME = ("onnxruntime==1.31.1", "numpy==2.4.6", "msgspec==0.22.0")
 """What every peer in an environment of its own runs the graph with: the project's own versions."""
 
 JSON = {"Content-Type": "application/json"}
-_ONCE = httpx.create_ssl_context()
-"""Made once: each one costs more CPU time than what is asked."""
 PROJECT_PYTHON = sys.executable
