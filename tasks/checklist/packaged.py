@@ -124,16 +124,22 @@ def detectable_loss(std: float, alpha: float, units_per_arm: int) -> float:
     return float((z(1 - alpha) + z(0.8)) * std * (4.0 / units_per_arm) ** 0.5)
 
 
-def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None) -> Finding:
+def ab_plan(spec: PolicySpec, baseline: dict[str, Any], champion: str | None, comparable: bool = True) -> Finding:
     """The canary can be decided: bounds that hold, growing steps, someone to compare with, a budget that shows a loss.
 
     `baseline` is the evaluated return: mean, std, count. `champion` is the version it runs against, None on a first
-    release. Not to see a loss of twice the margin within the budget makes a canary a formality.
+    release; `comparable` says that its spaces are the candidate's. Not to see a loss of twice the margin within the
+    budget makes a canary a formality.
     """
     canary, problems = spec.canary, []
     if not baseline.get("count"):
         return Finding("fail", f"there are no evaluated returns to plan with: {NO_BASELINE}")
     bounds = canary.bounds
+    if not comparable:
+        problems.append(
+            f"champion {champion} has other observation or action spaces, so that no client can be served by both: "
+            "release it as another policy, or roll back first until there is no champion"
+        )
     if any(later <= earlier for earlier, later in itertools.pairwise(canary.steps)):
         problems.append(f"steps do not grow: {canary.steps}")
     if canary.return_range and not canary.return_range[0] <= baseline["mean"] <= canary.return_range[1]:

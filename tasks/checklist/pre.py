@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bentos.package import Policy, load
+import msgspec
+
+from bentos.package import Manifest, Policy, Space, load
 from tasks import server
 from tasks.bento import assemble
 from tasks.checklist import envelope, packaged, served
@@ -21,6 +23,7 @@ from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import only_observations, size, take
 from tasks.promote import ControlPlane
 from tasks.register import version_of
+from tasks.registry import Registry
 from tasks.runs import Release
 from tasks.server import Server
 
@@ -58,6 +61,7 @@ def _checks(
     release: Release, package: Policy, ask: Callable[[], Served], champion: str | None
 ) -> dict[str, Callable[[], Finding]]:
     spec, returns = release.spec, package.manifest.baselines["returns"]
+    comparable = champion is None or _comparable(release.policy, champion, package.manifest)
     return {
         "exported": partial(packaged.exported, package),
         "latency_benchmarked": partial(packaged.latency_benchmarked, package, spec),
@@ -68,8 +72,20 @@ def _checks(
         "metrics_defined": lambda: served.metrics_defined(ask()),
         "alert_thresholds": partial(packaged.alert_thresholds, spec),
         "logging_configured": lambda: served.logging_configured(ask()),
-        "ab_plan": partial(packaged.ab_plan, spec, returns, champion),
+        "ab_plan": partial(packaged.ab_plan, spec, returns, champion, comparable),
     }
+
+
+def _comparable(policy: str, champion: str, manifest: Manifest) -> bool:
+    """Whether the champion has the same spaces: gateways put no other version into a canary. Unknown ones are taken
+    for the same."""
+    with Registry() as registry:
+        found = registry.version(policy, champion)
+        known = registry.artifact(found.run_id, "package/policy.json") if found else None
+    spaces = (manifest.observation_space, manifest.action_space)
+    return known is None or spaces == tuple(
+        msgspec.convert(known[name], Space) for name in ("observation_space", "action_space")
+    )
 
 
 class _Servers:

@@ -112,6 +112,12 @@ def test_a_first_release_needs_a_minimum_within_the_range(spec: PolicySpec) -> N
     assert packaged.ab_plan(impossible, STEADY, "3").status == "pass"
 
 
+def test_a_champion_of_other_spaces_cannot_be_compared_with(spec: PolicySpec) -> None:
+    finding = packaged.ab_plan(spec, STEADY, "3", comparable=False)
+    assert finding.status == "fail"
+    assert "champion 3 has other observation or action spaces" in finding.reason
+
+
 def test_a_plan_for_unbounded_returns_passes_and_says_that_its_test_is_asymptotic(spec: PolicySpec) -> None:
     unbounded = _with(spec, "canary", return_range=None, abandoned_return=None)
     finding = packaged.ab_plan(unbounded, STEADY, "3")

@@ -84,6 +84,25 @@ def test_a_failed_check_rejects_the_candidate_with_its_reason(mlflow_server: str
     assert client().get_model_version(release.policy, "1").description.startswith("## Rejected")
 
 
+def test_a_candidate_with_other_spaces_than_the_champion_is_rejected(
+    mlflow_server: str, make_policy: MakePolicy
+) -> None:
+    policy = make_policy(checks=OFFLINE)
+    register(fabricated.candidate(policy))
+    client().set_registered_model_alias(policy, "champion", "1")
+    same, other = (fabricated.candidate(policy, f"manual__{number}") for number in (2, 3))
+    register(same)
+    assert pre_deployment(same)["verdict"] == "pass"
+    with other.scratch() as scratch:
+        package = load(other.fetch("package", scratch))
+        wider = msgspec.structs.replace(package.manifest.observation_space, high=(None,) * 4)
+        write_manifest(package.directory, msgspec.structs.replace(package.manifest, observation_space=wider))
+        other.put_file(package.directory / "policy.json", "package")
+    register(other)
+    with pytest.raises(Rejected, match="ab_plan: fail: champion 1 has other observation or action spaces"):
+        pre_deployment(other)
+
+
 def test_in_dry_run_the_same_failure_is_shown_and_does_not_gate(mlflow_server: str, make_policy: MakePolicy) -> None:
     release = _spoilt(make_policy(checks=OFFLINE), Params(dry_run_checks=["exported"]))
     assert pre_deployment(release)["verdict"] == "pass"
