@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Packages are installed uncompiled, which saves a minute and a half; each is compiled, and that kept, when first imported.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up down demo test test-servers up-cluster down-cluster cluster-ready test-cluster check bench
+.PHONY: help setup up down demo test test-servers test-long up-cluster down-cluster cluster-ready test-cluster check bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,7 +28,7 @@ demo: setup ## three releases of cartpole: promoted, promoted, rolled back
 	@$(BIN)/airlock demo
 
 test: setup ## the whole test suite: two tests at a time, then alone those that need the live stack
-	@$(BIN)/python -m pytest -m 'not stack and not servers and not cluster' -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -m 'not stack and not servers and not long and not cluster' -n 2 --dist worksteal
 	@$(BIN)/python -m pytest -m stack
 
 test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometheus, Alertmanager, Chromium), installed where they are missing (as root)
@@ -41,6 +41,9 @@ test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometh
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,scale]'
 	@$(BIN)/python -m pytest -m servers
+
+test-long: setup ## the tests that take many minutes for what few changes touch, such as the gateway's image built natively
+	@$(BIN)/python -m pytest -m long
 
 cluster-ready: setup
 	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v redis-server && command -v haproxy && command -v prometheus && \

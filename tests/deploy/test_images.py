@@ -14,7 +14,7 @@ from tests.bentos.gateway_process import START_SECONDS, wait_until
 from tests.bentos.policy_packages import write_package
 from tests.deploy.native_image import NativeImage
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 SPARED = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "mlflow", "airflow")
 
 
