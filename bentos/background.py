@@ -216,6 +216,7 @@ class Worker:
         if self._metrics is not None:
             self._metrics.flush(changed)
             self._metrics.lost(self.core.journal.log.lost, self.core.journal.events.lost)
+            self._metrics.withdrawn(self.core.writer.untold.withdrawn)
             self._metrics.show_usage(self.core.worker)
             for route in list(self.core.routes.values()):
                 self._metrics.show(route)
@@ -232,10 +233,11 @@ class Worker:
                 arm.changed = True
 
     async def _write_journal(self) -> None:
-        """Store events, and the decision log behind whatever else is to be written."""
+        """Store events, and behind whatever else is to be written, withdrawals and the decision log."""
         journal, writer = self.core.journal, self.core.writer
         try:
             await writer.flush_events()
+            await writer.withdraw()
             while len(journal.log):
                 try:
                     await writer.call(journal.log.write, later=True)

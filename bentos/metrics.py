@@ -87,6 +87,9 @@ class Metrics:
         self._events_lost = counter(
             "rl_episode_events_lost", "Events of episodes that were lost before they were stored"
         )
+        self._withdrawn = counter(
+            "rl_starts_withdrawn", "Stored starts of experiment episodes that nobody was told of, closed as such"
+        )
         self._overrides = gauge(
             "rl_override_active", "Active overrides", ["policy", "scope"], multiprocess_mode="livemax"
         )
@@ -144,6 +147,10 @@ class Metrics:
         """Bring to the counters what this worker's journal has lost so far."""
         self._log_lost.inc(self._gain(("decisions lost",), decisions))
         self._events_lost.inc(self._gain(("events lost",), events))
+
+    def withdrawn(self, starts: int) -> None:
+        """Bring to the counter how many starts this worker has withdrawn so far."""
+        self._withdrawn.inc(self._gain(("starts withdrawn",), starts))
 
     def show_usage(self, worker: str) -> None:
         """Bring what this process uses to the gauges, where the system tells it (Linux)."""

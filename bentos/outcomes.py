@@ -11,6 +11,9 @@ from bentos import events, store
 
 Row = dict[str, Any]
 
+WITHDRAWN = "withdrawn"
+"""The kind of an outcome that closes a start which was never given out (see `bentos/starts.py`): of no episode."""
+
 
 def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
     """Insert outcomes of episodes that have none; the episodes whose outcome was stored now. The first of two wins."""

@@ -40,7 +40,7 @@ class Reports:
         covariates = self._covariates(policy, request, len(users))
         nonces = self._nonces(policy, request.idempotency_key, route.experiment, len(users))
         seats = [route.seat_of_unit(nonce if user is None else user) for user, nonce in zip(users, nonces, strict=True)]
-        rows = [
+        rows: list[Row] = [
             {
                 "episode": nonce,
                 "policy": policy,
@@ -56,12 +56,14 @@ class Reports:
         ]
         if rows:
             try:
-                await self._core.writer.start_episodes(rows)
+                untold = await self._core.writer.start_episodes(rows)
             except StoreDown as error:
                 logs.warning("episodes outside the experiment", policy=policy, count=len(rows), detail=str(error))
+                untold = {row["episode"] for row in rows}
+            if untold:
                 # with other nonces: what failed may be stored all the same
-                nonces = [new_nonce() if seat.generation else one for one, seat in zip(nonces, seats, strict=True)]
-                seats = [route.outside if seat.generation else seat for seat in seats]
+                seats = [route.outside if nonce in untold else seat for nonce, seat in zip(nonces, seats, strict=True)]
+                nonces = [new_nonce() if nonce in untold else nonce for nonce in nonces]
         started = []
         for user, nonce, seat in zip(users, nonces, seats, strict=True):
             hashed = user_hash(user) if user else ""

@@ -88,7 +88,8 @@ outcomes = sa.Table(
     sa.Index("ix_outcomes_canary", "policy", "generation", "xact", "outcome_seq"),
     sqlite_autoincrement=True,
 )
-"""One outcome an episode, ever. `kind` is `reported` or `abandoned`; `generation` is empty outside an experiment.
+"""One outcome an episode, ever. `kind` is `reported`, `abandoned`, or `withdrawn` for a start that nobody was told of;
+`generation` is empty outside an experiment.
 
 `events` are the kinds of `episode_events` that had befallen the episode when its outcome was stored, joined by commas:
 an outcome never changes, so every reading of it finds the same.

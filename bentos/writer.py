@@ -9,14 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from bentos import events, logs, outcomes, rewards, store
+from bentos import events, logs, outcomes, rewards, starts, store
 from bentos.events import Events
 from bentos.rewards import Reported
+from bentos.starts import Untold
 
 Row = dict[str, Any]
 
@@ -60,13 +62,15 @@ class Writer:
     After a failed transaction writes fail at once for a second, so that a dead database does not hold up requests; and
     for as long as one transaction takes longer than `patience` seconds, so that one that hangs does not either.
     `events` that are not stored yet go into the same transaction as whatever is written next: an outcome is never
-    stored before what this worker saw befall its episode.
+    stored before what this worker saw befall its episode. Starts that may have been stored though their request was
+    told otherwise are remembered, in `untold`, and closed by `withdraw`.
     """
 
     def __init__(self, url: str, pending: Events | None = None, patience: float = PATIENCE_SECONDS) -> None:
         self._url = url
         self._patience = patience
         self._pending = Events() if pending is None else pending
+        self.untold = Untold()
         self._engine: sa.Engine | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._later: deque[_Job] = deque()
@@ -76,9 +80,10 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="airlock-writer", daemon=True)
         self._thread.start()
 
-    async def start_episodes(self, rows: Sequence[Row]) -> None:
-        """Commit starts of episodes. Raises StoreDown."""
-        await self._submit(_EPISODES, rows)
+    async def start_episodes(self, rows: Sequence[Row]) -> set[str]:
+        """Commit starts of episodes; those among them that must not be given out (see `starts`). Raises StoreDown."""
+        withdrawn: set[str] = await self._submit(_EPISODES, rows)
+        return withdrawn
 
     async def outcomes(self, rows: Sequence[Row]) -> list[bool]:
         """Commit outcomes; for each row whether it is the episode's first. Raises StoreDown."""
@@ -94,6 +99,15 @@ class Writer:
         """Commit pending events, if there are any. Raises StoreDown."""
         if len(self._pending):
             await self._submit(_EVENTS, ())
+
+    async def withdraw(self) -> None:
+        """Close the starts that nobody was told of, if there are any. Raises StoreDown."""
+        while rows := self.untold.take():
+            try:
+                self.untold.withdrawn += await self.call(partial(starts.withdraw, rows=rows), later=True)
+            except BaseException:
+                self.untold.put_back(rows)
+                raise
 
     async def call(self, function: Callable[[sa.Connection], Any], *, later: bool = False) -> Any:
         """Run `function` in a transaction of its own on the writer's thread; `later`: once nothing else waits.
@@ -169,7 +183,7 @@ class Writer:
         if not jobs:
             return
         befell: list[Row] = []
-        results: list[Any]
+        results: list[Any] = []
         if time.monotonic() < self._rest_until:
             results = [StoreDown("the database failed a moment ago")] * len(jobs)
         else:
@@ -188,17 +202,32 @@ class Writer:
                     return
                 logs.error("rows refused", detail=str(error).splitlines()[0])
                 results = [RowsRefused(str(error).splitlines()[0])]
-            except Exception as error:  # noqa: BLE001 - whatever it was, the rows are not stored
+            except Exception as error:  # noqa: BLE001 - whatever it was, nobody is told that the rows are stored
                 self._pending.give_back(befell)
+                if results:  # it was the commit that failed
+                    self._in_doubt(jobs)
                 results = [self._failed(error)] * len(jobs)
             finally:
                 self._begun = math.inf
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Any]]] = {}
         for job, result in zip(jobs, results, strict=True):
-            by_loop.setdefault(job.loop, []).append((job.future, result))
+            by_loop.setdefault(job.loop, []).append((job, result))
         for loop, answers in by_loop.items():
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_answer, answers)
+                loop.call_soon_threadsafe(self._answer, answers)
+
+    def _answer(self, answers: list[tuple[_Job, Any]]) -> None:
+        for job, result in answers:
+            if isinstance(result, StoreDown):
+                if not job.future.done():
+                    job.future.set_exception(result)
+            elif job.future.done():  # its request lost patience before the commit came through
+                self._in_doubt([job])
+            else:
+                job.future.set_result(result)
+
+    def _in_doubt(self, jobs: list[_Job]) -> None:
+        self.untold.add(row for job in jobs if job.table == _EPISODES for row in job.rows)
 
     def _failed(self, error: Exception) -> StoreDown:
         logs.error("store down", detail=str(error).splitlines()[0])
@@ -220,11 +249,8 @@ class Writer:
 
     @staticmethod
     def _insert(connection: sa.Connection, jobs: list[_Job]) -> list[Any]:
-        starts = [row for job in jobs if job.table == _EPISODES for row in job.rows]
-        if starts:
-            # a request that was sent again brings the same rows: those of the first time stand
-            statement = store.insert(connection, store.episodes).on_conflict_do_nothing(index_elements=["episode"])
-            connection.execute(statement, starts)
+        begun = [row for job in jobs if job.table == _EPISODES for row in job.rows]
+        withdrawn = starts.insert(connection, begun) if begun else set()
         stepped = rewards.insert(connection, [one for job in jobs if job.table == _REWARDS for one in job.rows])
         reported = [row for job in jobs if job.table == _OUTCOMES for row in job.rows]
         first = outcomes.insert(connection, reported + stepped.ended)
@@ -242,7 +268,7 @@ class Writer:
                 outside = {episode: total for episode, total in stepped.outside.items() if episode in mine}
                 results.append(RewardsTaken(accepted, ended, outside))
             else:
-                results.append(None)
+                results.append({row["episode"] for row in job.rows} & withdrawn)
         return results
 
 
@@ -256,13 +282,3 @@ def _take(left: set[Any], key: Any) -> bool:
 def _wait_less(connection: Any, _record: Any) -> None:
     """A request is waiting for this commit: do not wait as long for a lock as a batch job may."""
     connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
-
-
-def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in answers:
-        if future.done():
-            continue
-        if isinstance(result, StoreDown):
-            future.set_exception(result)
-        else:
-            future.set_result(result)

@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bentos import home, store
+from bentos.outcomes import WITHDRAWN
 from tasks.errors import Misconfigured
 from tasks.registry import Registry
 
@@ -69,7 +70,7 @@ def stored(policy: str, version: str) -> list[float]:
     table = store.outcomes.c
     query = (
         sa.select(table.episode_return)
-        .where(table.policy == policy, table.version == version)
+        .where(table.policy == policy, table.version == version, table.kind != WITHDRAWN)
         .order_by(table.outcome_seq.desc())
         .limit(LATEST)
     )
@@ -82,7 +83,10 @@ def traffic(policy: str, now: float | None = None) -> Traffic:
     moment = time.time() if now is None else now
     table = store.outcomes.c
     query = sa.select(sa.func.count(), sa.func.min(table.recorded_at)).where(
-        table.policy == policy, table.recorded_at >= moment - 3600 * TRAFFIC_HOURS, table.recorded_at <= moment
+        table.policy == policy,
+        table.kind != WITHDRAWN,
+        table.recorded_at >= moment - 3600 * TRAFFIC_HOURS,
+        table.recorded_at <= moment,
     )
     with store.connect(home.database_url()).connect() as connection:
         count, first = connection.execute(query).one()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from bentos import home, store
+from bentos.outcomes import WITHDRAWN
 from tasks.fresh import Fresh
 
 BINS = 60
@@ -70,7 +71,8 @@ def _newest(
 
 def _returns(connection: sa.Connection, policy: str) -> Chart | None:
     table = store.outcomes.c
-    rows = _newest(connection, table.outcome_seq, policy, table.recorded_at, table.version, table.episode_return)
+    columns = (table.recorded_at, table.version, table.episode_return, table.kind)
+    rows = [row[:3] for row in _newest(connection, table.outcome_seq, policy, *columns) if row.kind != WITHDRAWN]
     if not rows:
         return None
     times, versions, values = (np.array(column) for column in zip(*rows, strict=True))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bentos import commit_order, store
 from bentos.commit_order import START, Place
+from bentos.outcomes import WITHDRAWN
 from tasks.analysis.units import Start
 
 _FETCHED = 10_000
@@ -66,6 +67,7 @@ class StoredUnits:
                     self._starts[place],
                     episode_return=value,
                     abandoned=kind == "abandoned",
+                    withdrawn=kind == WITHDRAWN,
                     events=tuple(events.split(",")) if events else (),
                 )
 

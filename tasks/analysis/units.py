@@ -18,6 +18,7 @@ class Start:
 
     `episode_return` is null while the episode runs; `abandoned` says that it never reported. `events` names what
     befell it (see `guardrails.RATES`); `covariate` is a number known of it before its arm acted, if it is kept.
+    `withdrawn`: nobody was told of it (see `bentos/starts.py`), so it is of no unit.
     """
 
     start_seq: int
@@ -27,6 +28,7 @@ class Start:
     abandoned: bool
     events: tuple[str, ...] = ()
     covariate: float | None = None
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def analyse(
 
     A unit counts once, with its first episode: later ones depend on it. Units are taken up to the first one whose
     first episode still runs: episodes that end early are not a fair sample, so nobody overtakes. An abandoned one
-    scores `abandoned_return` in either arm (None: what was stored). Returns are clipped to `clip`. Overrides and
-    fallbacks change nothing: a unit counts in the arm it was assigned (intention to treat).
+    scores `abandoned_return` in either arm (None: what was stored). A unit whose first start was withdrawn is left
+    out: whether it was depends on no arm. Returns are clipped to `clip`. Overrides and fallbacks change nothing: a unit
+    counts in the arm it was assigned (intention to treat).
     """
     seen: set[str] = set()
     assigned: list[bool] = []
@@ -86,6 +89,8 @@ def analyse(
         if start.unit in seen:
             continue
         seen.add(start.unit)
+        if start.withdrawn:
+            continue
         assigned.append(start.arm == "challenger")
         if start.episode_return is None:
             complete = False

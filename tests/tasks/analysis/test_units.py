@@ -45,6 +45,20 @@ def test_nobody_overtakes_a_unit_that_still_runs() -> None:
     assert found.assigned.tolist() == [False, True, False, True]
 
 
+def test_a_unit_whose_start_nobody_was_told_of_is_left_out() -> None:
+    found = analyse(
+        [
+            start(1, "a", "control", 1.0),
+            Start(2, "b", "challenger", 0.0, False, withdrawn=True),
+            start(3, "b", "challenger", 9.0),
+            start(4, "c", "challenger", 3.0),
+        ]
+    )
+    assert found.returns.tolist() == [1.0, 3.0]
+    assert found.assigned.tolist() == [False, True]
+    assert (found.finished, found.waiting) == ({"control": 1, "challenger": 1}, 0)
+
+
 def test_an_abandoned_unit_scores_the_same_in_both_arms_whatever_was_stored() -> None:
     starts = [start(1, "a", "control", -7.0, abandoned=True), start(2, "b", "challenger", 0.0, abandoned=True)]
     assert analyse(starts, abandoned_return=5.0).returns.tolist() == [5.0, 5.0]
