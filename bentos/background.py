@@ -71,7 +71,6 @@ class Worker:
         self._retention = Retention()
         self._tasks: list[asyncio.Task[None]] = []
         self._events: set[asyncio.Task[None]] = set()
-        self.ready = False
 
     async def start(self, package: single.Package | None) -> None:
         """Load what is to be served and start the loops. With `package` that one version, else what the registry says.
@@ -113,12 +112,10 @@ class Worker:
         self._loop("sweep", self._sweep_all, _SWEEP_SECONDS)
         self._loop("retention", self._retain, _RETENTION_SECONDS)
         collection.settle()
-        self.ready = True
         logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
 
     async def stop(self) -> None:
         """Stop the loops, store what was counted, and close the database."""
-        self.ready = False
         for task in (*self._tasks, *self._events):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._events, return_exceptions=True)
@@ -130,6 +127,12 @@ class Worker:
         if self._marks is not None:
             self._marks.close()
         logs.info("gateway stopped")
+
+    def unready(self) -> str | None:
+        """Why others should be asked in this gateway's place; None: it is ready."""
+        if self.core.unheard() and not self.core.routes:
+            return "this gateway has not heard from the registry yet, and knows of no policy from before"
+        return None
 
     def registry(self) -> dict[str, Any]:
         """Whether the registry answers, and how old its last answer is (s); null where it is not followed or unseen."""

@@ -80,6 +80,7 @@ class Door:
         self._prefixes: tuple[str, ...] = (_POLICIES,)
         self._desks: dict[str, Desk] = {}
         self._worker: Worker | None = None
+        self._ending = False
         self._places: dict[str, tuple[str, str]] = {}
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "act"): self._do_act,
@@ -100,15 +101,21 @@ class Door:
         """Answer with this worker from now on; before, everything is answered with 503."""
         self._worker = worker
 
+    def end(self) -> None:
+        """Say from now on that this gateway is not ready; all else is answered as before."""
+        self._ending = True
+
     def admit(self, prefix: str, desk: Desk) -> None:
         """Have `desk` answer what is under a prefix ("/v2"). It may raise Problem, which gets a member `error` too."""
         self._desks[prefix] = desk
         self._prefixes = (*self._prefixes, prefix)
 
     @property
-    def ready(self) -> bool:
-        """Whether there is a worker that is ready."""
-        return self._worker is not None and self._worker.ready
+    def unready(self) -> str | None:
+        """Why others should be asked in this gateway's place; None: it is ready."""
+        if self._ending:
+            return "the gateway is ending"
+        return "the gateway is starting" if self._worker is None else self._worker.unready()
 
     @property
     def core(self) -> Core | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uvicorn.protocols.http import auto
 
-from bentos import bad_requests, home, logs, single
+from bentos import bad_requests, health, home, logs, single
 from bentos.app import App, Asgi
 from bentos.background import Worker
 from bentos.door import Door
@@ -27,6 +27,7 @@ def app(following: Asgi, bento_version: str | None) -> App:
     bad_requests.log_as_lines()
     door = Door(Guard(home.secret("admin_token"), clients()))
     door.admit(PREFIX, InferenceDesk(door).answer)
+    door.admit(health.PREFIX, health.desk(door))
     # the server that BentoML is about to make takes its protocol from here
     auto.AutoHTTPProtocol = SwiftProtocol.to(door)
 

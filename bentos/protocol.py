@@ -296,6 +296,7 @@ class SwiftProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server ends: what is under way or comes within `DRAIN_SECONDS` is answered, then the connection ends."""
         self._ending = True
+        self.door.end()
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(DRAIN_SECONDS, super().shutdown)
         else:

@@ -33,7 +33,12 @@ class AttentiveArbiter(supervision.Arbiter):
         super().start(cb)
 
     def stop(self) -> Any:
-        """End the workers, then the arbiter. While a worker is being replaced, that comes first."""
+        """End the workers, then the arbiter. While a worker is being replaced, that comes first.
+
+        The arbiter holds the listening sockets, too. It lets go of them before it waits: else the system would take
+        connections that no worker accepts any more, and their clients would wait in place of asking another gateway.
+        """
+        self.sockets.close_all()
         try:
             return super().stop()
         except ConflictError:

@@ -107,10 +107,3 @@ class Gateway:
             status = HTTPStatus(problem.status)
             raise bentoml.exceptions.BentoMLException(problem.detail, error_code=status) from problem
         return Decisions.model_validate(msgspec.to_builtins(answer))
-
-    async def __is_ready__(self) -> bool:
-        """Whether `/readyz` says yes."""
-        from bentos import process
-
-        worker = process.running()
-        return worker is not None and worker.ready

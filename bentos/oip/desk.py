@@ -153,7 +153,7 @@ class InferenceDesk:
         return _json({"live": True})
 
     async def _health(self, _place: Place, _call: Call) -> Reply:
-        ready = self._door.ready
+        ready = self._door.unready is None
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def _index(self, _place: Place, _call: Call) -> Reply:
