@@ -35,29 +35,36 @@ def keep() -> None:
 
 
 def up() -> int:
-    """Start the keeper, wait until all is healthy, say how it is reached."""
+    """Start the keeper unless it runs, wait until all is healthy, say how it is reached."""
     DIRECTORY.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _keeper():
-        READY.unlink(missing_ok=True)
-        with LOG.open("wb") as log:
-            keeper = subprocess.Popen(
-                [sys.executable, "-m", "tests.cluster.command", "keep"],
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        KEEPER.write_text(str(keeper.pid))
-        while not READY.exists():
-            if keeper.poll() is not None:
-                print(LOG.read_text()[-4000:], file=sys.stderr)  # noqa: T201
-                return 1
-            time.sleep(0.5)
-    told = json.loads(READY.read_text()) if READY.exists() else {}
-    for name, value in told.items():
+    keeper = _keeper()
+    _say("the cluster runs already" if keeper else f"starting the cluster; its state and logs are in {DIRECTORY}")
+    keeper = keeper or _start()
+    while not READY.exists():
+        if not keeper.is_running() or keeper.status() == psutil.STATUS_ZOMBIE:
+            _say(LOG.read_text()[-4000:])
+            return 1
+        time.sleep(0.5)
+    _say("all services are healthy. The lines below lead `airlock` to it; `make down-cluster` stops it")
+    for name, value in json.loads(READY.read_text()).items():
         print(f"export {name}={value}")  # noqa: T201
     return 0
+
+
+def _start() -> psutil.Process:
+    processes.end(processes.marked(DIRECTORY), patience=0)  # what a keeper that was killed left behind
+    READY.unlink(missing_ok=True)
+    with LOG.open("wb") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.command", "keep"],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    KEEPER.write_text(str(keeper.pid))
+    return psutil.Process(keeper.pid)
 
 
 def down() -> int:
@@ -70,7 +77,13 @@ def down() -> int:
     processes.end(processes.marked(DIRECTORY), patience=0)
     KEEPER.unlink(missing_ok=True)
     READY.unlink(missing_ok=True)
+    _say(f"the cluster is stopped; its state stays in {DIRECTORY}" if keeper else "no cluster runs")
     return 0
+
+
+def _say(what: str) -> None:
+    """Tell a person; the standard output is for the shell."""
+    print(what, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _keeper() -> psutil.Process | None:

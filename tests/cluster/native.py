@@ -79,10 +79,10 @@ class Places:
         return self.directory / "volumes" / name
 
     def names(self, text: str, own: str) -> str:
-        """The text with every service's name replaced by its address where a port follows."""
+        """The text with every service's name replaced by its address where a port follows, and no user's password."""
         for service in self.composition.services.values():
             if service.replicas is None:
-                text = re.sub(rf"(?<![\w.-]){service.name}(?=:\d)", self.address(service.name), text)
+                text = re.sub(rf"(?<![\w.-]){service.name}(?=:\d+(?![\w@-]))", self.address(service.name), text)
         return re.sub(r"(?<![\w.-])(localhost|0\.0\.0\.0)(?![\w-])", self.address(own), text)
 
     def render(self, text: str, service: Service, handle: str) -> str:

@@ -16,19 +16,21 @@ import sqlalchemy as sa
 import tasks.canary
 from bentos import store
 from bentos.episodes import Signer
-from bentos.package import Outcomes, Serve
+from bentos.package import Outcomes, Serve, Space
 from tasks import judged
 from tasks.analysis.plan import CanaryPlan
 from tasks.analysis.units import analyse
+from tasks.environments import make
 from tasks.promote import ControlPlane
 from tasks.replay import Canary, verdict
 from tasks.runs import Release
+from tasks.spaces import describe
 from tasks.spec import Params
 from tasks.stored_units import StoredUnits
 from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package
 from tests.cluster.harness import Cluster
-from tests.cluster.load import PLAYERS, Load
+from tests.servers.load import PLAYERS, Load
 from tests.tasks.approved import approve
 
 POLICY = "cartpole"
@@ -39,13 +41,23 @@ CANARY: dict[str, Any] = {"objective": "superiority", "canary_steps": [0.5], "ma
 """Parameters of a canary that equal arms never end."""
 
 
+def asked(made: Release) -> Space:
+    """What a trained policy is asked; versions that are asked something else are no match for it."""
+    environment = make(made.spec.environment)
+    try:
+        return describe(environment.observation_space)
+    finally:
+        environment.close()
+
+
 def published(directory: Path, name: str) -> Release:
     """A release that came as far as an approved version, without having trained one."""
     made = Release.open(POLICY, name, Params(**CANARY))
     # a busy machine shall not bring the fallback in
     serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)
     outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300.0 + len(name))
-    approve(made, directory / name, write_package(directory / name, serve=serve, outcomes=outcomes))
+    digest = write_package(directory / name, observation_space=asked(made), serve=serve, outcomes=outcomes)
+    approve(made, directory / name, digest)
     return made
 
 
@@ -95,8 +107,11 @@ class Books:
         book["seconds_until_it_went_on"] = round(time.monotonic() - began, 1)
         self.outages.append(book)
 
-    def close(self, made: Release) -> dict[str, Any]:
-        """Compare what the load was told with what is stored, and the verdict with the one reached again; all of it."""
+    def close(self, made: Release, kept: Path) -> dict[str, Any]:
+        """Compare what the load was told with what is stored, and the verdict with the one reached again.
+
+        Returns all of it, and writes it to the file `kept` first.
+        """
         load = self._load
         live = made.need_json(tasks.canary.VERDICT)
         found = recomputed(made)
@@ -117,7 +132,7 @@ class Books:
             "verdict_live": {key: live[key] for key in ("verdict", "units", "difference", "reason")},
             "verdict_recomputed": found,
         }
-        (self._cluster.directory / "kills.json").write_text(json.dumps(book, indent=2))
+        kept.write_text(json.dumps(book, indent=2))
         assert not load.failed
         assert len({episode for episode, _ in rows}) == len(rows), "one outcome an episode"
         reported = {episode: value for episode, value in rows if episode in acknowledged}

@@ -20,8 +20,8 @@ from tasks.outage import wait_out
 from tasks.promote import ControlPlane
 from tasks.runs import Release
 from tests.cluster.harness import Cluster
-from tests.cluster.load import Load
 from tests.cluster.outages import POLICY, UNITS_BETWEEN, Books, champion, eventually, published
+from tests.servers.load import Load
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
@@ -30,10 +30,10 @@ KILLED = ("gateway-1", "postgres", "mlflow", "s3", "gateway-2")
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def plane(place: Path) -> Iterator[Cluster]:
     """The services that serve and store; this process's environment points at them."""
     before = dict(os.environ)
-    running = Cluster(tmp_path_factory.mktemp("plane"))
+    running = Cluster(place)
     running.services = {name: running.services[name] for name in PARTS}
     with running:
         os.environ.update(
@@ -101,7 +101,7 @@ def test_a_canary_outlives_the_death_of_what_serves_and_stores(plane: Cluster, t
         ended = conductor.result(1500)
     finally:
         load.stop()
-    books.close(made)
+    books.close(made, tmp_path / "kills.json")
     assert [made.need_json(f"away/{name}.json")["away"] for name in KILLED] == list(KILLED)
     without_store = next(one for one in books.outages if one["killed"] == "postgres")
     assert without_store["of_them_in_the_canary"] == 0

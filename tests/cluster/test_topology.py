@@ -126,6 +126,13 @@ def test_natively_no_name_and_no_path_of_a_container_is_left(tmp_path: Path, ser
         assert not re.findall(rf"(?<![\w.-])(?:{'|'.join(SERVICES)}|localhost|0\.0\.0\.0):\d+", text)
 
 
+def test_natively_a_password_that_begins_with_a_digit_is_no_port(tmp_path: Path) -> None:
+    places = Places(COMPOSITION, tmp_path)
+    told = places.names("postgresql+psycopg://mlflow:5a-_6@postgres:5432/mlflow http://mlflow:5000", "init")
+    database, server = places.address("postgres"), places.address("mlflow")
+    assert told == f"postgresql+psycopg://mlflow:5a-_6@{database}:5432/mlflow http://{server}:5000"
+
+
 def test_natively_the_balancer_and_prometheus_know_every_gateway(tmp_path: Path) -> None:
     places = Places(COMPOSITION, tmp_path)
     secrets = tmp_path / "secrets"

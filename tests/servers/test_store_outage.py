@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +19,7 @@ from bentos.package import Serve
 from bentos.writer import PATIENCE_SECONDS
 from tests.bentos.gateway_process import ADMIN_TOKEN, EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
 from tests.bentos.policy_packages import constant_graph, discrete_graph, write_package
+from tests.servers.load import Load
 from tests.servers.postgres import Cluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
@@ -104,70 +103,6 @@ class Canary:
         return httpx.post(f"{self.url}/act", json=body, timeout=60)
 
 
-class Load:
-    """Requests sent raw: decisions without a second try, outcomes again until they are acknowledged."""
-
-    def __init__(self, canary: Canary, threads: int = 3) -> None:
-        self.canary = canary
-        self.failed: list[str] = []
-        self.decisions = 0
-        self.begun: list[tuple[float, str, str]] = []
-        self.reported: dict[str, float] = {}
-        self.tallies: list[dict[str, int]] = []
-        self.refusals: Counter[tuple[int, bool]] = Counter()
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._play, args=(number,)) for number in range(threads)]
-        self._threads += [threading.Thread(target=self._ask)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End it; every outcome is acknowledged then."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        """Decisions all the time, of an episode or of none."""
-        while not self._stopping.is_set():
-            self._decide(self.begun[-1][1] if self.begun and self.decisions % 2 else None)
-
-    def _decide(self, episode: str | None) -> None:
-        try:
-            answer = self.canary.act(episode)
-        except httpx.HTTPError as error:
-            self.failed.append(repr(error))
-            return
-        if answer.status_code != 200:
-            self.failed.append(f"{answer.status_code} {answer.text}")
-        with self._lock:
-            self.decisions += 1
-
-    def _play(self, number: int) -> None:
-        while not self._stopping.is_set():
-            try:
-                episode, arm = self.canary.begin()
-            except httpx.HTTPError as error:
-                self.failed.append(repr(error))
-                continue
-            self.begun.append((time.monotonic(), episode, arm))
-            self._decide(episode)
-            self._report(episode, float(len(self.reported) % 7))
-
-    def _report(self, episode: str, value: float) -> None:
-        outcome = {"episode_id": episode, "return": value, "length": 1}
-        while True:
-            answer = httpx.post(f"{self.canary.url}/outcomes", json=outcome, timeout=60)
-            if answer.status_code == 200:
-                with self._lock:
-                    self.reported[episode] = value
-                    self.tallies.append(answer.json())
-                return
-            self.refusals[answer.status_code, "retry-after" in answer.headers] += 1
-            time.sleep(0.1)
-
-
 def stored(cluster_url: str, policy: str) -> tuple[list[tuple[str, float]], dict[str, str]]:
     """The policy's outcomes, and the arms of its stored starts, by nonce."""
     engine = sa.create_engine(cluster_url, poolclass=sa.NullPool)
@@ -182,30 +117,30 @@ def nonce(episode: str) -> str:
     return Signer(EPISODE_KEY).episode(episode).nonce
 
 
-def check_nothing_lost(load: Load, database: str) -> None:
+def check_nothing_lost(load: Load, policy: str, database: str) -> None:
     """Every decision was answered; what was acknowledged is stored, once and as it was sent; so is each start."""
     assert not load.failed
-    rows, starts = stored(database, load.canary.name)
+    rows, starts = stored(database, policy)
     found = dict(rows)
     assert len(rows) == len(found), "one outcome an episode"
-    assert {nonce(episode): value for episode, value in load.reported.items()} == found
-    answers = Counter({key: sum(tally[key] for tally in load.tallies) for key in ("accepted", "duplicates")})
-    assert answers.total() == len(load.reported)
-    assert answers["accepted"] <= len(rows)
-    assert load.refusals, "outcomes were sent while the store was away"
-    assert set(load.refusals) == {(503, True)}
-    begun = {nonce(episode): arm for _, episode, arm in load.begun if arm != "champion"}
+    assert {nonce(episode): value for episode, value in load.acknowledged.items()} == found
+    assert load.told["accepted"] + load.told["duplicates"] == len(load.acknowledged)
+    assert load.told["accepted"] <= len(rows)
+    assert load.refused, "outcomes were sent while the store was away"
+    assert set(load.refused) == {(503, True)}
+    assert load.lost == 0
+    begun = {nonce(episode): arm for episode, arm in load.begun.items() if arm != "champion"}
     assert begun.items() <= starts.items()
 
 
-def outage(cluster: Cluster, load: Load) -> None:
+def outage(cluster: Cluster, canary: Canary, load: Load) -> None:
     """Kill the store under load and start it again."""
-    canary, reported = load.canary, len(load.reported)
-    wait_until(lambda: len(load.reported) > reported + 20, "outcomes flow")
-    refused, decided = load.refusals.total(), load.decisions
+    reported = len(load.acknowledged)
+    wait_until(lambda: len(load.acknowledged) > reported + 20, "outcomes flow")
+    refused, decided = load.refused.total(), load.decisions.total()
     cluster.kill()
-    wait_until(lambda: load.refusals.total() > refused + 20, "outcomes are refused")
-    wait_until(lambda: load.decisions > decided + 50, "it goes on deciding")
+    wait_until(lambda: load.refused.total() > refused + 20, "outcomes are refused")
+    wait_until(lambda: load.decisions.total() > decided + 50, "it goes on deciding")
     begun = [canary.begin()[1] for _ in range(8)]
     assert set(begun) == {"champion"}, "an episode that cannot be stored stays outside of the experiment"
     cluster.start()
@@ -216,27 +151,27 @@ def test_a_killed_store_costs_no_decision_and_no_outcome(
     cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
 ) -> None:
     canary = Canary("killed", gateway, registry, tmp_path, constant_graph(1))
-    load = Load(canary)
+    load = Load(gateway.url, canary.name, patience=0)
     try:
-        outage(cluster, load)
-        outage(cluster, load)
+        outage(cluster, canary, load)
+        outage(cluster, canary, load)
     finally:
         load.stop()
-    check_nothing_lost(load, gateway._environment["AIRLOCK_DATABASE_URL"])
+    check_nothing_lost(load, canary.name, gateway._environment["AIRLOCK_DATABASE_URL"])
 
 
 def test_a_store_that_hangs_holds_up_no_decision_and_each_worker_one_commit(
     cluster: Cluster, gateway: GatewayProcess, registry: MlflowProcess, tmp_path: Path
 ) -> None:
     canary = Canary("hung", gateway, registry, tmp_path, constant_graph(1))
-    load = Load(canary)
+    load = Load(gateway.url, canary.name, patience=0)
     try:
-        wait_until(lambda: len(load.reported) > 20, "outcomes flow")
+        wait_until(lambda: len(load.acknowledged) > 20, "outcomes flow")
         cluster.hang()
         began = time.monotonic()
-        decided = load.decisions
-        wait_until(lambda: load.decisions > decided + 50, "it goes on deciding")
-        wait_until(lambda: load.refusals.total() > 50, "outcomes are refused")
+        decided = load.decisions.total()
+        wait_until(lambda: load.decisions.total() > decided + 50, "it goes on deciding")
+        wait_until(lambda: load.refused.total() > 50, "outcomes are refused")
         seconds = time.monotonic() - began
         assert seconds < 50 * PATIENCE_SECONDS / 4, "the requests did not wait one after another"
         assert httpx.get(canary.url, timeout=60).status_code == 200
@@ -247,7 +182,7 @@ def test_a_store_that_hangs_holds_up_no_decision_and_each_worker_one_commit(
     finally:
         cluster.go_on()
         load.stop()
-    check_nothing_lost(load, gateway._environment["AIRLOCK_DATABASE_URL"])
+    check_nothing_lost(load, canary.name, gateway._environment["AIRLOCK_DATABASE_URL"])
 
 
 def test_overrides_hold_and_what_happened_meanwhile_is_told_once_the_store_is_back(

@@ -1,4 +1,4 @@
-"""An application before the load balancer: starts episodes, asks for actions, reports outcomes, and keeps books."""
+"""An application before gateways: starts episodes, asks for actions, reports outcomes, and keeps books."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Load:
     """Players who end their episodes with returns of one and the same distribution, whatever the arm.
 
     Starts and decisions go through the client and its safe retries; outcomes are sent raw, and again until they are
-    acknowledged, so that every answer is seen. What the client could not do for 300 s counts as failed.
+    acknowledged, so that every answer is seen. What the client could not do for `patience` seconds, or with 0 at its
+    only try, counts as failed.
     """
 
-    def __init__(self, url: str, policy: str) -> None:
-        self._url, self._policy = url, policy
-        self._client = GatewayClient(url, timeout=30.0, patience=PATIENCE_SECONDS)
+    def __init__(self, url: str, policy: str, patience: float = PATIENCE_SECONDS) -> None:
+        self._policy = policy
+        self._client = GatewayClient(url, timeout=30.0, patience=patience)
+        self._http = httpx.Client(base_url=url, timeout=60)
         self.failed: list[str] = []
         self.decisions: Counter[str] = Counter()
         """By who answered."""
@@ -55,6 +57,7 @@ class Load:
         for thread in self._threads:
             thread.join()
         self._client.close()
+        self._http.close()
 
     def experimental(self) -> int:
         """How many outcomes of episodes in the canary were acknowledged."""
@@ -96,7 +99,7 @@ class Load:
         outcome: dict[str, Any] = {"episode_id": episode, "return": value, "length": 1}
         while True:
             try:
-                answer = httpx.post(f"{self._url}/v1/policies/{self._policy}/outcomes", json=outcome, timeout=60)
+                answer = self._http.post(f"/v1/policies/{self._policy}/outcomes", json=outcome)
             except httpx.HTTPError:
                 self.lost += 1
             else:
