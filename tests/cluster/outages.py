@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,20 +48,14 @@ def asked(made: Release) -> Space:
         environment.close()
 
 
-def published(directory: Path, name: str) -> Release:
-    """A release that came as far as an approved version, without having trained one."""
-    made = Release.open(POLICY, name, Params(**CANARY))
+def champion(directory: Path) -> str:
+    """A first champion, neither trained nor judged; its version."""
+    made = Release.open(POLICY, "first", Params(**CANARY))
     # a busy machine shall not bring the fallback in
     serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)
-    outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300.0 + len(name))
-    digest = write_package(directory / name, observation_space=asked(made), serve=serve, outcomes=outcomes)
-    approve(made, directory / name, digest)
-    return made
-
-
-def champion(directory: Path) -> str:
-    """A first champion, promoted without evidence; its version."""
-    begun = tasks.canary.start(published(directory, "first"))
+    outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300)
+    approve(made, directory, write_package(directory, observation_space=asked(made), serve=serve, outcomes=outcomes))
+    begun = tasks.canary.start(made)
     state = ControlPlane("test").promote(POLICY, begun["generation"], "it was there")
     return str(state["champion"])
 
@@ -75,18 +67,13 @@ class Books:
         self._cluster, self._load = cluster, load
         self.outages: list[dict[str, Any]] = []
 
-    def outage(self, name: str, work: Callable[[], object] = lambda: None) -> None:
-        """Kill a part, see that decisions go on without it, start it again, and see that the canary goes on.
-
-        `work` is begun while it is away, and is done once it is back.
-        """
+    def outage(self, name: str) -> None:
+        """Kill a part, see that decisions go on without it, start it again, and see that the canary goes on."""
         load = self._load
         began = time.monotonic()
         decided, refused = load.decisions.total(), load.refused.copy()
         self._cluster.kill(name)
         killed = len(load.begun)
-        worker = ThreadPoolExecutor(1)
-        working = worker.submit(work)
         eventually(lambda: load.decisions.total() > decided + 20, f"decisions go on without {name}")
         time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - began)))
         arms = list(load.begun.values())[killed + PLAYERS :]  # but for those whose answer was under way
@@ -100,8 +87,6 @@ class Books:
         self._cluster.start(name)
         self._cluster.wait_healthy(name)
         book["seconds_away"] = round(time.monotonic() - began, 1)
-        working.result(600)
-        worker.shutdown()
         counted = load.experimental()
         eventually(lambda: load.experimental() > counted + UNITS_BETWEEN, f"the canary goes on after {name}")
         book["seconds_until_it_went_on"] = round(time.monotonic() - began, 1)
@@ -141,6 +126,7 @@ class Books:
         begun = {signer.episode(episode).nonce: arm for episode, arm in load.begun.items() if arm != "champion"}
         assert begun.items() <= starts.items(), "every start in the canary is stored"
         assert load.refused[503, True] > 0, "outcomes were sent while the store was away"
+        assert load.refused[503, False] == 0, "each 503 said when to come again"
         assert live["verdict"] == found["verdict"]
         return book
 

@@ -15,6 +15,8 @@ from bentos.client import GatewayClient, GatewayError
 OBSERVATIONS = [[0.0, 0.0, 0.01, 0.0]]
 PATIENCE_SECONDS = 300.0
 PLAYERS = 3
+PAUSE_SECONDS = 0.05
+"""Between two episodes of a player; the machine is the gateways', too."""
 
 
 class Load:
@@ -94,6 +96,7 @@ class Load:
             self._decide(episode)
             value = float(chance.randrange(250, 351))
             self._report(episode, value - (self.loss if arm == "challenger" else 0.0))
+            time.sleep(PAUSE_SECONDS)
 
     def _report(self, episode: str, value: float) -> None:
         outcome: dict[str, Any] = {"episode_id": episode, "return": value, "length": 1}

@@ -104,11 +104,12 @@ class Canary:
 
 
 def stored(cluster_url: str, policy: str) -> tuple[list[tuple[str, float]], dict[str, str]]:
-    """The policy's outcomes, and the arms of its stored starts, by nonce."""
+    """The policy's reported outcomes, and the arms of its stored starts, by nonce."""
     engine = sa.create_engine(cluster_url, poolclass=sa.NullPool)
     table, starts = store.outcomes.c, store.episodes.c
+    reported = sa.select(table.episode, table.episode_return).where(table.policy == policy, table.kind == "reported")
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(table.episode, table.episode_return).where(table.policy == policy))
+        rows = connection.execute(reported)
         begun = connection.execute(sa.select(starts.episode, starts.arm).where(starts.policy == policy))
         return [(row.episode, row.episode_return) for row in rows], {row.episode: row.arm for row in begun}
 
