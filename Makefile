@@ -60,7 +60,7 @@ down-cluster: setup ## stop them
 	@$(BIN)/python -m tests.cluster.command down
 
 test-cluster: cluster-ready ## the tests that need them; Debian's servers are installed where they are missing (as root)
-	@$(BIN)/python -m pytest -m cluster
+	@$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: setup ## lint, format, types, import rules
 	@$(BIN)/ruff check .
