@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -37,11 +36,6 @@ _SECOND = 1.0
 _SWEEP_SECONDS = 5.0
 _RETENTION_SECONDS = 60.0
 _START_TIMEOUT = 1.5
-
-
-def poll_seconds() -> float:
-    """How often the registry is asked: `$AIRLOCK_POLL_SECONDS`, by default 1."""
-    return float(os.environ.get("AIRLOCK_POLL_SECONDS", _SECOND))
 
 
 class Worker:
@@ -92,7 +86,7 @@ class Worker:
             self._follower = Follower(
                 Registry(home.mlflow_url()),
                 self._directory,
-                Peers(self._directory / "peers", self.core.worker, living, grace=2 * poll_seconds()),
+                Peers(self._directory / "peers", self.core.worker, living, grace=2 * home.poll_seconds()),
                 build=self.core.build,
                 routed=self.core.route,
                 dropped=self.core.drop,
@@ -105,7 +99,7 @@ class Worker:
             follower = self._follower
             self.core.unheard = lambda: not follower.seen_at
             await self._follower.start()
-            self._loop("registry", self._follower.poll, poll_seconds())
+            self._loop("registry", self._follower.poll, home.poll_seconds())
         self._loop("database", self._read_database, _SECOND)
         self._loop("flush", self._flush, _SECOND)
         self._loop("journal", self._write_journal, _SECOND)

@@ -85,3 +85,8 @@ def mlflow_url() -> str:
 def gateway_url() -> str:
     """Base URL of the gateway: `$AIRLOCK_GATEWAY_URL`, by default the embedded one."""
     return os.environ.get("AIRLOCK_GATEWAY_URL") or f"http://127.0.0.1:{port('gateway', 3000)}"
+
+
+def poll_seconds() -> float:
+    """How often a gateway asks the registry: `$AIRLOCK_POLL_SECONDS`, by default 1."""
+    return float(os.environ.get("AIRLOCK_POLL_SECONDS", 1.0))

@@ -38,7 +38,17 @@ class Load:
     and a recurrent policy gets its state back, as an application would send it: without, it would act otherwise.
     """
 
-    def __init__(self, url: str, policy: str, given: Inputs, rows: int = 1, pause_seconds: float = 0.002) -> None:
+    def __init__(
+        self,
+        url: str,
+        policy: str,
+        given: Inputs,
+        rows: int = 1,
+        pause_seconds: float = 0.002,
+        *,
+        kept_connections: int = 1,
+    ) -> None:
+        """Without kept connections each request makes one: a load balancer may send each to another gateway."""
         self.answers: list[Answer] = []
         self._path = f"{url}/v1/policies/{policy}/act"
         self._remembers = START in given
@@ -46,6 +56,7 @@ class Load:
         self._questions = [(body(turn.given), turn.fresh.tolist()) for turn in asked]
         self._states: list[str | None] | None = None
         self._pause = pause_seconds
+        self._limits = httpx.Limits(max_keepalive_connections=kept_connections)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe-load", daemon=True)
 
@@ -67,22 +78,36 @@ class Load:
         """Actions received."""
         return sum(answer.decisions for answer in self.answers)
 
-    def wait_for(self, wanted: Callable[[Answer], bool], after: float, seconds: float) -> float | None:
-        """Seconds from `after` (monotonic) to the first answer since then that is `wanted`; None if none comes."""
+    def wait_for(
+        self, wanted: Callable[[Answer], bool], after: float, seconds: float, *, answers: int = 1, lasting: float = 0.0
+    ) -> float | None:
+        """Seconds from `after` (monotonic) to the first of a row of answers since then that are all `wanted`.
+
+        The row has as many `answers` (or as come in `seconds`) and is `lasting` seconds long. None where none begins
+        within `seconds` from now.
+        """
         deadline = time.monotonic() + seconds
-        seen = 0
+        seen = row = 0
+        began = 0.0
         while True:
             found = self.answers[seen:]
             seen += len(found)
             for answer in found:
-                if answer.at >= after and not answer.error and wanted(answer):
-                    return answer.at - after
-            if time.monotonic() >= deadline:
+                if answer.at < after or answer.error:
+                    continue
+                row = row + 1 if wanted(answer) else 0
+                if row == 1:
+                    began = answer.at
+                lasted = answer.at - began
+                if row and lasted >= lasting and (row >= answers or lasted >= seconds):
+                    return began - after
+            late = time.monotonic() - deadline
+            if late >= 0 and (not row or began > deadline or late > 2 * seconds):
                 return None
             time.sleep(0.01)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=10.0, verify=trusted(self._path)) as client:
+        with httpx.Client(timeout=10.0, verify=trusted(self._path), limits=self._limits) as client:
             turn = 0
             while not self._over.is_set():
                 question, fresh = self._questions[turn % len(self._questions)]
