@@ -135,8 +135,9 @@ class Core:
     def gathering(self, policy: str) -> Validate | None:
         """What decides a policy's requests together; None where each is decided by itself.
 
-        Those of versions that answer at once gain. Those of a slower one meet in its queue; a batch size of 1 says that
-        they shall not meet; state and the samples of a shadow are of one request.
+        Those of versions that answer at once gain, and those that wait in a version's queue: they wait there as one. A
+        batch size of 1 says that requests shall not meet, and `max_wait_ms` where they do; state and the samples of a
+        shadow are of one request.
         """
         return self._gathering.get(policy)
 
@@ -257,7 +258,8 @@ class Core:
 
 
 def _gains(version: Version) -> bool:
-    return version.manifest.serve.batch_size > 1 and version.batch.inline_rows >= MOST_TOGETHER
+    serve, inline = version.manifest.serve, version.batch.inline_rows
+    return serve.batch_size > 1 and not serve.max_wait_ms and (not inline or inline >= MOST_TOGETHER)
 
 
 def _told(log_prob: Array) -> list[float | None]:

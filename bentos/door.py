@@ -173,8 +173,8 @@ class Door:
         return Reply(500, self._document(internal, call), CONTENT_TYPE)
 
     def refuse(self, problem: Problem, method: str, path: str) -> Reply:
-        """The reply to a request that the server would not even read to its end."""
-        return self._refuse(problem, Call(method, path, b"", (), b""), "")
+        """The reply to a request that this door was not asked itself."""
+        return self._refuse(problem, Call(method, path, b"", (), b""), problem.policy)
 
     def _place(self, path: str) -> tuple[str, str]:
         """Policy and action of a path. Those seen before are remembered, as many as fit."""

@@ -61,6 +61,8 @@ class Rows(msgspec.Struct, gc=False):
 
     def part(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop`, as the graph takes them: views of the arrays, nothing else."""
+        if start == 0 and stop >= self.size:
+            return self
         return Rows(
             feeds={name: array[start:stop] for name, array in self.feeds.items()},
             size=min(stop, self.size) - start,
@@ -138,7 +140,11 @@ class DeadlineMissed(Exception):
 
 
 class NothingCanAnswer(Problem):
-    """Neither the version, nor the champion, nor a fallback of the spec can give an action."""
+    """Neither the version, nor the champion, nor a fallback of the spec can give an action.
 
-    def __init__(self, detail: str) -> None:
+    `late`: the deadline has passed meanwhile.
+    """
+
+    def __init__(self, detail: str, late: bool = False) -> None:
         super().__init__(503, "no_answer", detail, retry_after=1)
+        self.late = late

@@ -1,8 +1,8 @@
 """Together: requests for one policy that were read in one look at the network are decided by one call of its graph.
 
 With many connections most of what a decision costs is then paid once for all of them. Nobody waits for company: what a
-look has brought is answered before the next. A request that is out of the ordinary, or that is wrong, is answered by
-itself, as if it had come alone.
+look has brought is answered before the next; of a policy that takes its time it waits in the version's queue as one. A
+request that is out of the ordinary, or that is wrong, is answered by itself, as if it had come alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from typing import Any
 
 from bentos.core import MOST_TOGETHER, Core
 from bentos.door import Call, Door, Reply
+from bentos.problems import Problem
+from bentos.rows import NothingCanAnswer
 from bentos.runners.validate import Answer, Ask, Validate
 from bentos.wire import ActRequest
 
-Answers = list[bytes | None]
-"""Bodies of answers; None: that request is to be answered by itself."""
+Answers = list[bytes | Problem | None]
+"""Bodies of answers, or why there is none; None: that request is to be answered by itself."""
+
+_AT_ONCE = 16
+"""Answers that were waited for go out so many between two looks at the network: other policies' requests wait there."""
 
 _Waiting = tuple[Call, Callable[[Reply | None], None]]
 
@@ -51,24 +56,29 @@ class Together:
     def _decide(self, loop: asyncio.AbstractEventLoop, path: str, asked: list[_Waiting]) -> None:
         core, policy = self._door.core, self._door.decides(path)
         if core is None or policy is None:
-            _tell(asked, [None] * len(asked))
+            self._tell(asked, [None] * len(asked))
             return
         deciding = decide(core, policy, [call.body if self._door.admits(call) else None for call, _ in asked])
         if isinstance(deciding, list):
-            _tell(asked, deciding)
+            self._tell(asked, deciding)
             return
-        task = loop.create_task(_told(asked, deciding))
+        task = loop.create_task(self._told(asked, deciding))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _told(self, asked: list[_Waiting], coming: Coroutine[Any, Any, Answers]) -> None:
+        answers = await coming
+        for at in range(0, len(asked), _AT_ONCE):
+            self._tell(asked[at : at + _AT_ONCE], answers[at : at + _AT_ONCE])
+            await asyncio.sleep(0)
 
-async def _told(asked: list[_Waiting], coming: Coroutine[Any, Any, Answers]) -> None:
-    _tell(asked, await coming)
-
-
-def _tell(asked: list[_Waiting], answers: Answers) -> None:
-    for (_, answered), body in zip(asked, answers, strict=True):
-        answered(None if body is None else Reply(200, body))
+    def _tell(self, asked: list[_Waiting], answers: Answers) -> None:
+        for (call, answered), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Problem):
+                answer.policy = self._door.decides(call.path) or ""
+                answered(self._door.refuse(answer, call.method, call.path))
+            else:
+                answered(None if answer is None else Reply(200, answer))
 
 
 def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> Answers | Coroutine[Any, Any, Answers]:
@@ -93,6 +103,11 @@ def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> Answers |
 async def _later(core: Core, coming: Coroutine[Any, Any, Answer], places: list[int], answers: Answers) -> Answers:
     try:
         return _placed(core, await coming, places, answers)
+    except NothingCanAnswer as problem:
+        if problem.late:  # each by itself would wait as long again
+            for place in places:
+                answers[place] = problem
+        return answers
     except Exception:  # noqa: BLE001 - as above
         return answers
 

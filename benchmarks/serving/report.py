@@ -135,16 +135,8 @@ def of_slow(found: Slow) -> Iterable[str]:
         f"times (3 asked); 1 connection: p50 {found.p50_batched:.1f} ms, unbatched {found.p50_unbatched:.1f}; "
         f"{found.failed} failed"
     )
-    yield (
-        f"  a loop that turns a request round in {found.turn_round:,.0f} µs, as the ceiling does, gives "
-        f"{found.bound:,.0f}/s at most, {found.bound / found.unbatched:.1f} times: batched is "
-        f"{found.batched / found.bound:.0%} of that"
-    )
     if found.mosec is not None:
-        yield (
-            f"  mosec, batches of up to 64, 5 ms: {found.mosec:,.0f}/s, {found.mosec / found.unbatched:.1f} times, "
-            f"{found.mosec / found.bound:.0%} of that"
-        )
+        yield (f"  mosec, batches of up to 64, 5 ms: {found.mosec:,.0f}/s, {found.mosec / found.unbatched:.1f} times")
     for connections, fast in found.fast.items():
         yield (
             f"A fast policy beside it, {_connections(connections)}: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "

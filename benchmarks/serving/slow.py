@@ -14,13 +14,11 @@ import msgspec
 from benchmarks.serving import environments, wrk
 from benchmarks.serving import policy as policies
 from benchmarks.serving.apps.slow_session import CALL_SECONDS, ROW_SECONDS
-from benchmarks.serving.closed_loop import bound
 from benchmarks.serving.peers.gateway import Gateway, command
 from benchmarks.serving.peers.mosec import Mosec, MosecBatched
 from benchmarks.serving.peers.peer import JSON, Peer, Site, post
-from benchmarks.serving.peers.table import CEILING
 from benchmarks.serving.policy import Policy
-from benchmarks.serving.rounds import run, warm_up
+from benchmarks.serving.rounds import WARM_UP_SECONDS, run, warm_up
 from benchmarks.serving.server import Launch
 from benchmarks.serving.serving import Serving, serve
 from benchmarks.serving.wrk import Posts
@@ -43,8 +41,7 @@ class Slow(msgspec.Struct, frozen=True):
     `p99_batches` is the batched p99 in times of a full batch; `p50_unbatched` and `p50_batched` are at one connection,
     in ms, where a batch of one takes 10.1. `fast` is by the fast policy's number of connections.
 
-    `turn_round` is the ceiling's CPU time a request, in µs, and `bound` the requests/s that no loop with such a
-    turn-round exceeds (see `closed_loop`); `mosec` is mosec's requests/s, None where it is not among the peers.
+    `mosec` is mosec's requests/s, None where it is not among the peers.
     """
 
     unbatched: float
@@ -55,8 +52,6 @@ class Slow(msgspec.Struct, frozen=True):
     p50_batched: float
     failed: int
     fast: dict[int, Fast]
-    turn_round: float
-    bound: float
     mosec: float | None
 
 
@@ -89,9 +84,6 @@ class SlowMosec(MosecBatched):
 
 def slow(policy: Policy, scratch: Path, seconds: float, peers: Sequence[Peer] = ()) -> Slow:
     """Measure, mosec too where it is one of the `peers`. Raises NotServing."""
-    with serve(CEILING, policy, scratch) as ceiling:
-        warm_up(ceiling.one(), CONNECTIONS)
-        turn_round = run(ceiling.one(), CONNECTIONS, seconds).cpu
     with _gateway(policy, scratch, 1) as (_, posts):
         unbatched = wrk.run(posts, CONNECTIONS, seconds)
         single = wrk.run(posts, 1, seconds)
@@ -108,8 +100,6 @@ def slow(policy: Policy, scratch: Path, seconds: float, peers: Sequence[Peer] = 
         p50_batched=batch_of_one.p50,
         failed=sum(load.failed for load in (unbatched, single, batched, batch_of_one)),
         fast=fast,
-        turn_round=turn_round,
-        bound=bound(CONNECTIONS, CALL_SECONDS, ROW_SECONDS, turn_round / 1e6),
         mosec=_mosec(policy, scratch, seconds) if any(isinstance(peer, Mosec) for peer in peers) else None,
     )
 
@@ -132,6 +122,7 @@ def _gateway(policy: Policy, scratch: Path, batch_size: int) -> Iterator[tuple[S
         fast = serving.one().posts
         posts = Posts(f"{serving.site.url}/v1/policies/slow/act", fast.bodies, JSON)
         serving.server.wait(lambda: _answers(posts))
+        wrk.run(posts, CONNECTIONS, WARM_UP_SECONDS)
         yield serving, posts
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,20 +20,54 @@ _AT_ONCE = 8
 """Answers handed out between two looks at the network, so that those of a large batch do not hold up other policies."""
 _QUIET_LOOKS = 2
 """Looks at the network that brought nothing, after which a call begins."""
+_QUIET_SHARE = 1 / 32
+_QUIET_SECONDS = 0.002
+"""For such a share of what the last call took, and at most so long, those whom it answered are looked out for."""
 
 
-class _Waiting(NamedTuple):
+class _Waiting:
+    """Rows that wait for their decision: one call's, or put together of several calls' that each took some of them."""
+
+    def __init__(self, rows: Rows, future: asyncio.Future[Decision]) -> None:
+        self.rows = rows
+        self.future = future
+        self.left = rows.size
+        self._parts: list[tuple[int, Decision]] = []
+        self._missing = rows.size
+
+    def take(self, most: int) -> _Taken:
+        """At most so many of the rows that no call has taken."""
+        start = self.rows.size - self.left
+        stop = start + min(most, self.left)
+        self.left = self.rows.size - stop
+        return _Taken(self, start, self.rows.part(start, stop))
+
+    def decided(self, start: int, part: Decision, size: int) -> Decision | None:
+        """The whole decision, once all parts are there."""
+        self._parts.append((start, part))
+        self._missing -= size
+        if self._missing:
+            return None
+        return part if len(self._parts) == 1 else _join([one for _, one in sorted(self._parts, key=itemgetter(0))])
+
+
+class _Taken(NamedTuple):
+    """The rows, from `start`, that a call took of what waits."""
+
+    waiting: _Waiting
+    start: int
     rows: Rows
-    future: asyncio.Future[Decision]
 
 
 class Batch:
     """Gathers rows of concurrent requests into calls of at most `batch_size` rows.
 
     A call begins once all that has arrived is read, and the answers of the call before are out: those who got them ask
-    again at once, and a call that began with the first of them would leave the others to the next. Nothing waits idle
-    for company unless `max_wait` (s) says so. As many calls run at a time as `in_flight` says: more than one pays where
-    the graph can use a second core, and splits batches where calls would wait for each other.
+    again at once, and a call that began with the first of them would leave the others to the next. So as long as some
+    of them are missing, it begins only after a thirty-second of what the last call took (2 ms at most) without a word
+    from anybody. Else nothing waits idle for company unless `max_wait` (s) says so. Requests are split where a call is
+    full. As many calls run at a time as `in_flight` says: more than one pays where the graph can use a second core, and
+    splits batches where calls would wait for each other.
 
     More than `max_queued` waiting rows raise Overloaded; a row not answered within `deadline` (s) raises DeadlineMissed
     and leaves the queue. Requests of up to `inline_rows` run here and now, without queue or deadline: for policies that
@@ -64,6 +101,9 @@ class Batch:
         self._looking = False
         self._seen = 0
         self._quiet = 0
+        self._heard = 0.0
+        self._due = 0
+        self._patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=name)
         self.sizes: dict[int, int] = {}
@@ -87,9 +127,7 @@ class Batch:
 
     async def _queued_up(self, rows: Rows) -> Decision:
         self._check_room(rows.size)
-        if rows.size <= self._batch_size:
-            return await self._enqueue(rows)
-        return _join(await asyncio.gather(*(self._enqueue(piece) for piece in self._pieces(rows))))
+        return await self._enqueue(rows)
 
     def _pieces(self, rows: Rows) -> list[Rows]:
         return [rows.part(at, at + self._batch_size) for at in range(0, rows.size, self._batch_size)]
@@ -103,6 +141,7 @@ class Batch:
         future: asyncio.Future[Decision] = loop.create_future()
         self._queue.append(_Waiting(rows, future))
         self._queued += rows.size
+        self._due -= rows.size
         if self._queued >= self._batch_size:
             self._dispatch()
         elif not self._max_wait:
@@ -118,14 +157,19 @@ class Batch:
     def _look_soon(self) -> None:
         if not self._looking and self._in_flight < self._most_in_flight:
             self._looking = True
-            self._seen, self._quiet = self._queued, 0
+            self._seen, self._quiet, self._heard = self._queued, 0, time.perf_counter()
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
-        """Whether the last look at the network brought more; if not, and all answers are out, begin a call."""
-        self._quiet = 0 if self._queued > self._seen or self._answers else self._quiet + 1
+        """Whether the last look at the network brought more; if not, and nobody is looked out for, begin a call."""
+        now = time.perf_counter()
+        if self._queued > self._seen or self._answers:
+            self._quiet, self._heard = 0, now
+        else:
+            self._quiet += 1
         self._seen = self._queued
-        if self._quiet < _QUIET_LOOKS and self._queued < self._batch_size:
+        missed = self._due > 0 and now - self._heard < self._patience
+        if self._queued < self._batch_size and (missed or self._quiet < _QUIET_LOOKS):
             asyncio.get_running_loop().call_soon(self._look)
             return
         self._looking = False
@@ -140,42 +184,49 @@ class Batch:
             if not taken:
                 continue
             self._in_flight += 1
-            merged = _merge([waiting.rows for waiting in taken])
+            merged = _merge([one.rows for one in taken])
             self.sizes[merged.size] = self.sizes.get(merged.size, 0) + 1
+            began = time.perf_counter()
             call = asyncio.get_running_loop().run_in_executor(self._executor, self.following.run, merged)
-            call.add_done_callback(lambda done, taken=taken: self._finish(done, taken))  # type: ignore[misc]
+            call.add_done_callback(partial(self._finish, taken, began))
 
-    def _take(self) -> list[_Waiting]:
-        """The next waiting rows that fit one call; those that no longer wait are dropped."""
-        taken: list[_Waiting] = []
+    def _take(self) -> list[_Taken]:
+        """The next waiting rows, as many as fit one call; those that no longer wait are dropped."""
+        taken: list[_Taken] = []
         size = 0
-        while self._queue:
+        while self._queue and size < self._batch_size:
             waiting = self._queue[0]
-            alike = not taken or (waiting.rows.masks is None) == (taken[0].rows.masks is None)
-            if not waiting.future.done() and (size + waiting.rows.size > self._batch_size or not alike):
+            if waiting.future.done():
+                self._queued -= waiting.left
+                waiting.left = 0
+            elif taken and (waiting.rows.masks is None) != (taken[0].rows.masks is None):
                 break
-            self._queue.popleft()
-            self._queued -= waiting.rows.size
-            if not waiting.future.done():
-                taken.append(waiting)
-                size += waiting.rows.size
+            else:
+                taken.append(waiting.take(self._batch_size - size))
+                size += taken[-1].rows.size
+                self._queued -= taken[-1].rows.size
+            if not waiting.left:
+                self._queue.popleft()
         return taken
 
-    def _finish(self, call: asyncio.Future[Decision], taken: list[_Waiting]) -> None:
+    def _finish(self, taken: list[_Taken], began: float, call: asyncio.Future[Decision]) -> None:
         self._in_flight -= 1
+        self._due = sum(one.rows.size for one in taken)
+        self._patience = min(_QUIET_SECONDS, _QUIET_SHARE * (time.perf_counter() - began))
         error = RuntimeError("the version was unloaded") if call.cancelled() else call.exception()
         if error is not None:
-            for waiting in taken:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error)
+            for one in taken:
+                if not one.waiting.future.done():
+                    one.waiting.future.set_exception(error)
         else:
             handing_out = bool(self._answers)
-            whole, start = call.result(), 0
-            for waiting in taken:
-                stop = start + waiting.rows.size
-                part = whole if len(taken) == 1 else _slice(whole, start, stop)
-                self._answers.append((waiting, part))
-                start = stop
+            whole, at = call.result(), 0
+            for waiting, start, rows in taken:
+                part = whole if len(taken) == 1 else _slice(whole, at, at + rows.size)
+                at += rows.size
+                decision = waiting.decided(start, part, rows.size)
+                if decision is not None:
+                    self._answers.append((waiting, decision))
             if not handing_out:
                 self._hand_out()
         if self._queued >= self._batch_size:

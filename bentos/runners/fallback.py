@@ -140,14 +140,15 @@ class Fallback:
     async def _rescue(self, rows: Rows, faults: dict[str, int] | None) -> Decision:
         champion = self._champion()
         decision = None
+        late = DEADLINE in (faults or ())
         if champion is not None and champion is not self:
             decision = await champion.answer_for(rows)
         if decision is None:
             if self._last is None:
-                raise NothingCanAnswer(f"version {self._version} has no fallback and the champion cannot answer")
+                raise NothingCanAnswer(f"version {self._version} has no fallback and the champion cannot answer", late)
             decision = await settled(self._last.decide(rows))
             if finite_rows(decision) is not None:
-                raise NothingCanAnswer(f"the fallback of version {self._version} gave a non-finite action")
+                raise NothingCanAnswer(f"the fallback of version {self._version} gave a non-finite action", late)
             decision.versions = [None] * rows.size
         decision.sources = [FALLBACK] * rows.size
         decision.faults = faults

@@ -251,6 +251,51 @@ def test_clients_that_ask_again_at_once_go_on_sharing_calls() -> None:
     assert model.calls == [64] * 5, "a call that begins with the first who asks again leaves the others to the next"
 
 
+def test_those_who_were_answered_are_looked_out_for_before_the_next_call() -> None:
+    model = Slow(0.06)
+
+    async def client(batch: Batch, pause: int) -> None:
+        for _ in range(10):
+            await settled(batch.decide(observations(1.0)))
+            for _ in range(pause):
+                await asyncio.sleep(0)
+
+    async def ask() -> None:
+        batch = Batch(model, batch_size=64, deadline=30.0, in_flight=1)
+        await asyncio.gather(client(batch, 0), client(batch, 8))
+        batch.close()
+
+    asyncio.run(ask())
+    assert model.calls.count(2) >= 6, "the second asks again some looks at the network later than the first"
+
+
+def test_questions_of_several_rows_are_split_where_a_call_is_full() -> None:
+    model = Slow()
+    questions = [observations(*range(start, start + 5)) for start in (0, 5, 10)]
+    answers = batched(model, questions, in_flight=1)
+    assert [answer.action[:, 0].tolist() for answer in answers] == [
+        [2.0 * number for number in range(start, start + 5)] for start in (0, 5, 10)
+    ]
+    assert model.calls == [8, 7]
+
+
+def test_a_call_that_fails_fails_the_questions_it_has_a_part_of_and_no_other() -> None:
+    model = Slow()
+    calls = []
+
+    def run(rows: Rows) -> Decision:
+        calls.append(rows.size)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return Slow.run(model, rows)
+
+    model.run = run  # type: ignore[method-assign]
+    answers = batched(model, [observations(*[1.0] * 5) for _ in range(4)], in_flight=1)
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [True, True, False, False]
+    assert calls[0] == 8
+    assert sum(calls[1:]) == 10, "of a question that failed nothing more is computed"
+
+
 def test_two_calls_at_a_time_only_where_that_pays(package: Path) -> None:
     manifest = load(package).manifest
     slow = Slow(0.05)

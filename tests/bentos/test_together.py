@@ -17,6 +17,8 @@ import pytest
 from bentos.door import Call, Door
 from bentos.guard import ClientToken, Guard
 from bentos.package import Serve
+from bentos.problems import Problem
+from bentos.rows import Decision, Rows
 from bentos.together import decide
 from bentos.wire import ActRequest, Started
 from tests.bentos.gateway_process import GatewayProcess, wait_until
@@ -122,8 +124,8 @@ def test_requests_of_all_kinds_are_answered_as_each_would_be_alone(served: Gatew
     assert together == alone
 
 
-def _told(body: bytes | None) -> Any:
-    assert body is not None
+def _told(body: bytes | Problem | None) -> Any:
+    assert isinstance(body, bytes)
     answer = json.loads(body)
     answer.pop("decision_id")
     return answer
@@ -155,6 +157,63 @@ def test_arms_faults_and_overrides_are_each_rows_own(tmp_path: Path) -> None:
         assert all(sum(arm.latency) == arm.requests == arm.decisions for arm in arms.values())
 
     desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(max_errors=100))
+    asyncio.run(desk.run(work))
+
+
+def _slowed(desk: Desk, seconds: float) -> list[int]:
+    """Have each call of the champion's graph take so long, in a thread; the sizes of the calls."""
+    version = desk.core.routes["cartpole"].versions["1"]
+    run, sizes = version.infer.run, []
+
+    def slow(rows: Rows) -> Decision:
+        sizes.append(rows.size)
+        time.sleep(seconds)
+        return run(rows)
+
+    version.infer.run = slow  # type: ignore[method-assign]
+    version.batch.inline_rows = 0
+    desk.core.route(desk.core.routes["cartpole"])
+    return sizes
+
+
+def test_requests_to_a_slow_version_wait_in_its_queue_as_one(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        sizes = _slowed(desk, 0.02)
+        bodies = [_body([0.0, 0.0, 0.0, place - 3.5]) for place in range(8)]
+        deciding = decide(desk.core, "cartpole", bodies)
+        assert not isinstance(deciding, list), "they must be waited for"
+        assert [_told(body)["action"] for body in await deciding] == [0] * 4 + [1] * 4
+        assert sizes == [8]
+        (arm,) = [arm for key, arm in desk.core.stats.arms.items() if key[2] == "1"]
+        assert (arm.requests, arm.decisions, sum(arm.latency)) == (8, 8, 8)
+
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=30_000.0))
+    asyncio.run(desk.run(work))
+
+
+def test_those_that_missed_the_deadline_together_do_not_wait_again(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        sizes = _slowed(desk, 0.3)
+        deciding = decide(desk.core, "cartpole", [_body(FINE)] * 8)
+        assert not isinstance(deciding, list), "they must be waited for"
+        answers = await deciding
+        assert {answer.status for answer in answers if isinstance(answer, Problem)} == {503}
+        assert all(isinstance(answer, Problem) for answer in answers), "there is no fallback"
+        assert sizes == [8]
+
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=50.0))
+    asyncio.run(desk.run(work))
+
+
+def test_where_the_queue_has_no_room_for_all_each_is_asked_by_itself(tmp_path: Path) -> None:
+    async def work(desk: Desk) -> None:
+        _slowed(desk, 0.02)
+        desk.core.routes["cartpole"].versions["1"].batch._max_queued = 5
+        deciding = decide(desk.core, "cartpole", [_body(FINE)] * 8)
+        assert not isinstance(deciding, list), "they must be waited for"
+        assert await deciding == [None] * 8
+
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=30_000.0))
     asyncio.run(desk.run(work))
 
 
