@@ -20,12 +20,17 @@ _HIDDEN = "."
 """How the names of downloads that are not whole begin, and of packages that are being removed."""
 
 
+def configured_bytes() -> float:
+    """How large the cache may be. Raises ValueError for what is no number."""
+    return 1e6 * float(os.environ.get("AIRLOCK_CACHE_MB", MEGABYTES))
+
+
 class PackageCache:
     """The directories of packages, named by their digests; a directory's time of change says when it was last used."""
 
     def __init__(self, directory: Path, most_bytes: float | None = None) -> None:
-        """By default as configured. Raises ValueError for what is no number."""
-        self._most = 1e6 * float(os.environ.get("AIRLOCK_CACHE_MB", MEGABYTES)) if most_bytes is None else most_bytes
+        """By default as configured."""
+        self._most = configured_bytes() if most_bytes is None else most_bytes
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 

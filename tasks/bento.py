@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 
 import bentos
-from bentos import home
 from bentos.hooks import HOOK_FILE, HOOKS
 from bentos.package import MANIFEST, Policy, load, sha256
-from tasks import parity
+from tasks import bento_store, parity
+from tasks.bento_store import POLICY, bento_path, bentoml_home, label
 from tasks.errors import Misconfigured, Rejected
 from tasks.evaluate import ROLLOUT, load_rollout
 from tasks.inputs import MASK, START, Array, Inputs, observations, size, take
@@ -52,17 +52,6 @@ PAUSES = (0.0, 1.0, 6.0)
 """Seconds before each try to be answered by the policy itself."""
 
 
-def bentoml_home() -> Path:
-    """Where Bentos are kept: `$BENTOML_HOME`, by default `bentoml/` under Airlock's home."""
-    configured = os.environ.get("BENTOML_HOME")
-    return Path(configured) if configured else home.home() / "bentoml"
-
-
-def bento_path(policy: str, version: str) -> Path:
-    """The directory of the built Bento `<policy>:<version>`."""
-    return bentoml_home() / "bentos" / policy / version
-
-
 def build(release: Release) -> dict[str, Any]:
     """Build `<policy>:<version>`, serve it alone, compare its actions: {"bento_tag", "bento_path", ...}.
 
@@ -83,6 +72,8 @@ def build(release: Release) -> dict[str, Any]:
             smoke = smoke_test(server, package, rollout)
         served = time.monotonic()
     ControlPlane(f"release {release.dag_run_id}").annotate(release.policy, version, {"bento_tag": tag})
+    for gone in bento_store.evict():
+        log.info("evicted the Bento %s", gone)
     log.info("built %s in %.1f s; served and asked in %.1f s: %s", tag, built - started, served - built, smoke)
     return {"bento_tag": tag, "bento_path": str(path), **smoke}
 
@@ -91,7 +82,8 @@ def assemble(release: Release, version: str, package: Policy, context: Path) -> 
     """Build the Bento of `package` unless it is there already; returns its directory."""
     path = bento_path(release.policy, version)
     digest = sha256(package.directory / MANIFEST)
-    if _label(path) == digest:
+    if label(path, "package_sha256") == digest:
+        os.utime(path)
         log.info("the Bento %s:%s is there already", release.policy, version)
         return path
     shutil.rmtree(path, ignore_errors=True)
@@ -106,7 +98,7 @@ def assemble(release: Release, version: str, package: Policy, context: Path) -> 
         "name": release.policy,
         "description": f"{release.policy} version {version}: {package.manifest.algorithm} "
         f"for {package.manifest.environment['id']}, released by Airlock",
-        "labels": {"package_sha256": digest, "mlflow_run_id": release.run_id, "airlock": "policy"},
+        "labels": {"package_sha256": digest, "mlflow_run_id": release.run_id, **POLICY},
         "include": ["bentos/**", "package/**", f"{HOOKS}/**"],
         "python": {"packages": [f"{name}=={installed(name)}" for name in REQUIREMENTS], "lock_packages": False},
     }
@@ -114,18 +106,9 @@ def assemble(release: Release, version: str, package: Policy, context: Path) -> 
     command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", "."]
     environment = {**os.environ, "BENTOML_HOME": str(bentoml_home()), "BENTOML_DO_NOT_TRACK": "True"}
     done = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, timeout=120)
-    if done.returncode or _label(path) != digest:
+    if done.returncode or label(path, "package_sha256") != digest:
         raise RuntimeError(f"bentoml build of {release.policy}:{version} failed:\n{done.stdout}{done.stderr}")
     return path
-
-
-def _label(path: Path) -> str | None:
-    """The package digest a built Bento carries, or None when there is no whole Bento at `path`."""
-    try:
-        document = yaml.safe_load((path / "bento.yaml").read_text())
-    except (OSError, yaml.YAMLError):
-        return None
-    return (document or {}).get("labels", {}).get("package_sha256")
 
 
 def smoke_test(server: Server, package: Policy, rollout: Path) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _servable(what: str) -> tuple[str, dict[str, str]]:
         return str(path), {}
     policy, colon, version = what.partition(":")
     if colon and not path.exists():
-        from tasks.bento import bento_path
+        from tasks.bento_store import bento_path
 
         built = bento_path(policy, version)
         if (built / "bento.yaml").is_file():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from bentos.package import load
-from tasks import bento, server
+from tasks import bento, bento_store, server
 from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import of_observations
 from tasks.questions import ask
@@ -61,7 +61,7 @@ def test_a_built_bento_served_by_its_tag_acts_as_sb3_predicts(trained: Release, 
     model = PPO.load(trained.fetch("model/model.zip", tmp_path), device="cpu")
     observations = np.random.default_rng(0).normal(scale=[1, 1, 0.2, 1.5], size=(1_000, 4)).astype(np.float32)
     expected, _ = model.predict(observations, deterministic=True)
-    home = {"BENTOML_HOME": str(bento.bentoml_home())}
+    home = {"BENTOML_HOME": str(bento_store.bentoml_home())}
     with server.serving(Path(built["bento_tag"]), tmp_path / "server", home) as running:
         answer = ask(running.url, trained.policy, of_observations(observations))
         family = psutil.Process(running.pid).children(recursive=True)
@@ -81,7 +81,7 @@ def release(mlflow_server: str, make_policy: MakePolicy) -> Release:
 
 
 def test_a_bento_of_the_same_package_is_kept_and_one_of_another_replaced(release: Release, tmp_path: Path) -> None:
-    path = bento.bento_path(release.policy, "1")
+    path = bento_store.bento_path(release.policy, "1")
     package = load(release.fetch("package", tmp_path))
     bento.assemble(release, "1", package, tmp_path / "one")
     built_at = (path / "bento.yaml").stat().st_mtime_ns
