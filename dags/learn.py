@@ -52,14 +52,15 @@ def learn_dag(spec: PolicySpec, learn: Learn) -> DAG:
 
 
 def _doc(spec: PolicySpec, learn: Learn) -> str:
+    goes = "that is shown to be better" if learn.require == "better" else "that no estimate finds worse"
     return f"""\
 ### Online learning of `{spec.name}`
 
 What the gateway logged (decisions, rewards, outcomes) becomes a versioned dataset in MLflow, once
 {learn.update_every:,} new decisions are there; the champion is fine-tuned on it, without any environment; and episodes
-that were held out say what the candidate would have earned (off-policy evaluation). Only a candidate that is shown to
-be better goes on, to an ordinary `release_{spec.name}` whose canary must show superiority.
+that were held out say what the candidate would have earned (off-policy evaluation). Only a candidate {goes}
+goes on, to an ordinary `release_{spec.name}` whose canary must show superiority.
 
 `collect` fails where too many episodes have rewards that cannot be. Skipped tasks are a good end: there was too little
-to learn from, or the candidate was not better; the log of the task says which.
+to learn from, or the candidate was held back; the log of the task says which.
 """
