@@ -126,20 +126,20 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
             "train",
             enum=["train", "zip", "learned"],
             title="Source",
-            description_md="`train` a new policy, import a `zip`, or take over what was `learned` from the log",
+            description_md="*train* a new policy, import a *zip*, or take over what was *learned* from the log",
         ),
         "zip_path": Param(
             None,
             type=["null", "string"],
             title="Zip to import",
-            description_md="Path of a Stable-Baselines3 zip on the worker, for source `zip`. "
+            description_md="Path of a Stable-Baselines3 zip on the worker, for the source *zip*. "
             "A zip is a pickle: give only files you trust.",
         ),
         "learned_run": Param(
             None,
             type=["null", "string"],
             title="Learned candidate",
-            description_md=f"MLflow run of `learn_{spec.name}` whose candidate is released, for source `learned`.",
+            description_md=f"MLflow run of *learn_{spec.name}* whose candidate is released, for the source *learned*.",
         ),
         "seed": Param(
             spec.train.seed,
@@ -169,7 +169,7 @@ def release_params(spec: PolicySpec) -> dict[str, Param]:
             enum=["non_inferiority", "superiority"],
             title="Objective",
             description_md=f"What the canary must show: not worse by the margin ({canary.margin:g}), or better. "
-            "Scheduled runs ask for `superiority`.",
+            "Scheduled runs ask for *superiority*.",
         ),
         "canary_steps": Param(
             list(canary.steps),

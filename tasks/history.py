@@ -78,7 +78,10 @@ def _returns(connection: sa.Connection, policy: str) -> Chart | None:
     times, versions, values = (np.array(column) for column in zip(*rows, strict=True))
     centres, places = bins(times)
     shown = list(dict.fromkeys(versions[::-1].tolist()))[:_MOST_SERIES]
-    series = [Series(f"version {name}", binned(np.mean, values, places, versions == name)) for name in sorted(shown)]
+    series = [
+        Series(f"version {name}" if name else "fallback", binned(np.mean, values, places, versions == name))
+        for name in sorted(shown)
+    ]
     note = f"Mean return of the episodes that ended then, the last {len(rows):,} of them."
     return Chart("returns", "Returns", "return", note, centres, tuple(series))
 

@@ -29,7 +29,12 @@ def number(found: float | None, digits: int = 4) -> str:
         return "–"
     if not math.isfinite(found):
         return "∞" if found > 0 else "−∞" if found < 0 else "–"
-    text = f"{found:,}" if isinstance(found, int) else f"{found:,.{digits}g}" if abs(found) < 1e6 else f"{found:.3e}"
+    if isinstance(found, int):
+        text = f"{found:,}"
+    elif abs(found) < 10**digits - 0.5:
+        text = f"{found:,.{digits}g}"
+    else:
+        text = f"{found:,.0f}" if abs(found) < 1e6 else f"{found:.3e}"
     return text.replace("-", "−")
 
 

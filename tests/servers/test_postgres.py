@@ -120,7 +120,7 @@ def test_two_writers_of_the_same_rows_store_each_once_and_never_wait_in_a_circle
     turns, size = 8, 400
 
     async def send() -> tuple[int, int]:
-        first, second = Writer(database), Writer(database)
+        first, second = Writer(database, patience=120), Writer(database, patience=120)  # a circle ends in an error
         told = stepped = 0
         try:
             for turn in range(turns):

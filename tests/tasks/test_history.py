@@ -66,14 +66,15 @@ def test_of_a_policy_without_rows_nothing_is_drawn() -> None:
 def test_returns_are_means_of_each_stretch_by_version(database: sa.Engine) -> None:
     rows = [outcome(1000 + n, "1", 100.0) for n in range(60)]
     rows += [outcome(1060 + n, "2", 200.0 + 2 * (n % 2)) for n in range(60)]
-    rows += [outcome(1030.0, "9", -1.0, policy="pendulum")]
+    rows += [outcome(1030.0, "9", -1.0, policy="pendulum"), outcome(1000.0, "", 9.0)]
     with database.begin() as connection:
         connection.execute(sa.insert(store.outcomes), rows)
     found = chart("returns")
     assert len(found.times) == history.BINS
     assert list(found.times) == sorted(found.times)
-    one, two = found.series
-    assert (one.name, two.name) == ("version 1", "version 2")
+    nobody, one, two = found.series
+    assert (nobody.name, one.name, two.name) == ("fallback", "version 1", "version 2")
+    assert nobody.values[0] == 9.0
     assert {value for value in one.values if value is not None} == {100.0}
     assert one.values[-1] is None
     assert two.values[0] is None
