@@ -228,6 +228,11 @@ def test_airflow_runs_its_images_as_they_are() -> None:
     assert f"apache-airflow=={VALUES['airflowVersion']}" in pins
 
 
+def test_a_gateway_is_not_restarted_for_a_registry_that_is_away() -> None:
+    asked = {probe: container(GATEWAY)[probe]["httpGet"]["path"] for probe in container(GATEWAY) if "Probe" in probe}
+    assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+
+
 def test_a_gateway_has_time_to_end() -> None:
     whole = pod(GATEWAY)
     waits = container(GATEWAY)["lifecycle"]["preStop"]["sleep"]["seconds"]
