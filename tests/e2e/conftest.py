@@ -20,23 +20,38 @@ NEVER = "0 0 29 2 *"
 """A cron that no test lives to see."""
 
 BRISK: dict[str, Any] = {"canary": {"episode_ttl_seconds": 1}, "evaluate": {"minimum_mean_return": 490}}
-ADDED: dict[str, dict[str, Any]] = {
-    "rolling": {**BRISK, "monitor": {"on_breach": "roll_back", "breach_runs": 2}},
-    "learner": {
-        **BRISK,
-        "monitor": {"breach_runs": 1},
-        "retrain": {"on_drift": True},
-        "train": {"total_timesteps": 256},
-    },
+ADDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rolling": ("cartpole", {**BRISK, "monitor": {"on_breach": "roll_back", "breach_runs": 2}}),
+    "learner": (
+        "cartpole",
+        {
+            **BRISK,
+            "monitor": {"breach_runs": 1},
+            "retrain": {"on_drift": True},
+            "train": {"total_timesteps": 256},
+        },
+    ),
+    "swinger": (
+        "pendulum",
+        {
+            "train": {"total_timesteps": 2_500, "seed": 3},
+            "evaluate": {"minimum_mean_return": -1_600},
+            "serve": {"explore": True, "deadline_ms": 30_000, "latency_slo_ms": 10_000},
+            "alerts": {"max_latency_ms": 10_000},
+            "canary": {"steps": [0.5]},
+            "learn": {"seed": 3},
+        },
+    ),
 }
-"""Policies beside the shipped ones: cartpole's spec with these changes."""
+"""Policies beside the shipped ones: the spec of one of them with these changes."""
 
 
 def _specs(directory: Path) -> Path:
     """The shipped specs and `ADDED`, none of which starts a run by the clock."""
     shipped = {path.stem: yaml.safe_load(path.read_text()) for path in SPECS.glob("*.yaml")}
-    for name, changes in {**{shipped_name: {} for shipped_name in shipped}, **ADDED}.items():
-        document = dict(shipped.get(name, shipped["cartpole"]), name=name)
+    wanted: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in shipped}
+    for name, (like, changes) in {**wanted, **ADDED}.items():
+        document = dict(shipped[like], name=name)
         document["retrain"] = {"on_drift": False}
         for section, fields in changes.items():
             document[section] = {**document.get(section, {}), **fields}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import httpx
 import pytest
 
@@ -15,8 +16,10 @@ from bentos import home, store
 from bentos.package import Outcomes
 from tasks import audit
 from tasks.airflow_api import Airflow
+from tasks.follow import outcome
 from tasks.promote import ControlPlane
 from tasks.runs import Release
+from tasks.spaces import describe
 from tasks.spec import Params
 from tasks.stack.environment import passwords
 from tasks.stack.lifecycle import Running
@@ -28,9 +31,17 @@ from tests.tasks.approved import approve
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(1800)]
 POLICY = "cartpole"
 PARAMS = Params(objective="superiority", canary_steps=[0.25], max_units_per_arm=1_000_000)
+IMPORTED = {
+    "source": "zip",
+    "minimum_mean_return": 1,
+    "objective": "superiority",
+    "canary_steps": [0.5],
+    "max_units_per_arm": 1_000_000,
+    "dry_run_checks": ["action_distribution", "reward_trend", "finite_outputs"],
+}
 CONSOLE = "/airlock/policies/cartpole"
 WAIT = 180_000
 """Patience, milliseconds: the first picture of a home builds its fonts, on a busy machine for more than a minute.
@@ -59,7 +70,9 @@ def published(directory: Path, number: int) -> Release:
     made = Release.open(POLICY, f"release {number}", PARAMS)
     package = directory / str(number)
     outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=900.0 + number)
-    approve(made, package, write_package(package, outcomes=outcomes))
+    observed = describe(gymnasium.make("CartPole-v1").observation_space)  # as of a policy that is imported later
+    digest = write_package(package, observation_space=observed, outcomes=outcomes)
+    approve(made, package, digest)
     return made
 
 
@@ -249,4 +262,29 @@ def test_an_admin_aborts_the_canary_releases_and_rolls_back(
     assert (state()["champion"], state()["previous"]) == ("1", None)
     wait_until(lambda: answered()["version"] == "1", "the gateway follows the rollback", 120, 0.3)
     page.locator('[data-part="story"]', has_text="a test of rollback").wait_for()
+    page.close()
+
+
+def test_a_release_gets_no_verdict_while_an_admin_has_paused_its_canary(
+    visit: Callable[..., Page], canary: dict[str, Any], airflow: Airflow, tmp_path: Path
+) -> None:
+    from stable_baselines3 import PPO
+
+    PPO("MlpPolicy", "CartPole-v1", seed=1, device="cpu").save(tmp_path / "policy.zip")
+    begun = airflow.trigger(DAG, {**IMPORTED, "zip_path": str(tmp_path / "policy.zip")})
+    with Application(deviation=0.0) as application:
+        wait_until(lambda: (state()["canary"] or {}).get("weight"), "the release's canary leaves its shadow", 900, 0.3)
+        page = visit("admin")
+        assert "is paused" in do(page, "pause")
+        application.shift = 50.0  # from here on its challenger is far better
+        played = application.sources.total()
+        wait_until(lambda: application.sources.total() > played + 1_000, "a thousand episodes end meanwhile", 300)
+        assert state()["canary"]["paused_at"] > 0
+        assert not airflow.run(DAG, begun.run_id).ended
+        page.reload()
+        assert "goes on" in do(page, "resume")
+        run = airflow.follow(DAG, begun.run_id, timeout=600)
+    assert outcome(POLICY, run)["outcome"] == "promoted", outcome(POLICY, run)
+    assert state()["champion"] == Release.get(POLICY, run.run_id).need_json("canary/verdict.json")["version"]
+    page.locator('[data-part="canary"] .chip', has_text="promoted").wait_for()
     page.close()

@@ -41,7 +41,7 @@ class Application:
     ) -> None:
         """Returns are drawn around `MEAN`, the challenger's moved by `shift`; `observation` is by arm."""
         self._deviation = deviation
-        self._shift, self._observation, self._users = shift, observation, users
+        self.shift, self._observation, self._users = shift, observation, users
         self._random = np.random.default_rng(3)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -73,7 +73,7 @@ class Application:
         ids = [one["episode_id"] for one in started]
         for one, arm in zip(ids, arms, strict=True):
             self.sources[arm, client.act("cartpole", [self._observation(arm)], [one])["sources"][0]] += 1
-        returns = self._random.normal(MEAN, self._deviation, len(ids)) + self._shift * (np.array(arms) == "challenger")
+        returns = self._random.normal(MEAN, self._deviation, len(ids)) + self.shift * (np.array(arms) == "challenger")
         client.outcomes(
             "cartpole",
             [
