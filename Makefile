@@ -42,7 +42,7 @@ test-servers: setup ## the tests that need Debian's servers (PostgreSQL, Prometh
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev,scale]'
 	@$(BIN)/python -m pytest -m servers
 
-test-long: setup ## the tests that take many minutes for what few changes touch, such as the gateway's image built natively
+test-long: setup ## the tests that take many minutes for what few changes touch, the gateway's image built natively and learning on the live stack among them
 	@$(BIN)/python -m pytest -m long
 
 cluster-ready: setup
