@@ -55,7 +55,7 @@ def test_an_outcome_whose_commit_was_not_answered_is_stored_and_sent_again_a_dup
     url = postgres.database()
 
     async def send() -> list[bool]:
-        writer = Writer(url.replace(str(postgres.port), str(way.port)))
+        writer = Writer(url.replace(str(postgres.port), str(way.port)), patience=120.0)
         try:
             await writer.start_episodes([start("told"), start("other")])
             way.cut_off("other")
@@ -83,7 +83,7 @@ def test_a_withdrawal_waits_for_the_end_of_the_transaction_in_doubt(postgres: Cl
     open_still.execute(store.episodes.insert(), [start("late", at=1.0)])
 
     async def send() -> int:
-        writer = Writer(url)
+        writer = Writer(url, patience=120.0)
         try:
             writer.untold.add([start("late", at=1.0)])
             closing = asyncio.create_task(writer.withdraw())
