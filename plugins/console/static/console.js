@@ -39,18 +39,30 @@
   // Compared as the server sent them: what the reader opened is no change.
   const sent = new Map([...parts(place)].map(([name, part]) => [name, part.outerHTML]));
 
+  // A picture stays until the one that follows is there: it may take the server seconds to draw.
+  const awaited = new Set();
+  const replaceOnceDrawn = async (name, part) => {
+    awaited.add(name);
+    document.adoptNode(part); // from here on its images are fetched
+    await Promise.allSettled([...part.querySelectorAll("img")].map((image) => image.decode()));
+    const old = parts(place).get(name);
+    if (awaited.delete(name) && old) replace(old, part);
+  };
+
   const show = (html) => {
     const fresh = parts(new DOMParser().parseFromString(html, "text/html"));
     const old = parts(place);
     if ([...fresh.keys()].join() !== [...old.keys()].join()) {
+      awaited.clear();
       place.replaceChildren(...fresh.values());
     } else {
       for (const [name, part] of fresh) {
-        if (part.outerHTML === sent.get(name) || inUse(old.get(name))) fresh.delete(name);
+        if (part.outerHTML === sent.get(name) || inUse(old.get(name)) || awaited.has(name)) fresh.delete(name);
       }
       for (const [name, part] of fresh) {
         sent.set(name, part.outerHTML);
-        replace(old.get(name), part);
+        if (part.querySelector("img")) replaceOnceDrawn(name, part);
+        else replace(old.get(name), part);
       }
       return;
     }
