@@ -78,8 +78,8 @@ def test_packages_lie_in_the_object_store(cluster: Cluster, released: list[Run])
 
 def test_two_releases_of_two_policies_at_once_do_not_touch_each_other(airflow: Airflow, released: list[Run]) -> None:
     asked = {
-        "cartpole": {"timesteps": 30_000, "seed": 8, "simulate_users": 16, "max_units_per_arm": 60},
-        "pendulum": {"timesteps": 2_000, "minimum_mean_return": -1_700, "simulate_users": 16, "max_units_per_arm": 60},
+        "cartpole": {"timesteps": 30_000, "seed": 8, "simulate_users": 16, "max_units_per_arm": 200},
+        "pendulum": {"timesteps": 2_000, "minimum_mean_return": -1_700, "simulate_users": 16, "max_units_per_arm": 200},
     }
     started = {policy: airflow.trigger(f"release_{policy}", params) for policy, params in asked.items()}
     together = set()
