@@ -126,6 +126,10 @@ class Worker:
         """Why others should be asked in this gateway's place; None: it is ready."""
         if self.core.unheard() and not self.core.routes:
             return "this gateway has not heard from the registry yet, and knows of no policy from before"
+        if self._follower is not None and self._follower.beginning:
+            missing = sorted(policy for policy, route in self.core.routes.items() if route.manifest is None)
+            if missing:
+                return f"this gateway is loading its first packages, and has none yet of {', '.join(missing[:20])}"
         return None
 
     def registry(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import httpx
 
 def trusted(url: str) -> ssl.SSLContext | bool:
     """httpx's `verify` for an address: the certificates that it trusts by itself, where the address asks for any."""
-    return _known() if url.startswith("https:") else False
+    return False if url.lower().startswith("http:") else _known()
 
 
 @cache

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
@@ -141,10 +141,10 @@ class Core:
         """
         return self._gathering.get(policy)
 
-    def each(self, answer: Answer) -> list[bytes]:
+    def each(self, answer: Answer) -> Iterator[bytes]:
         """The JSON answers to the rows of what was asked together, each as a request of its own gets it."""
         actions = answer.decision.action.tolist()
-        return [_encode(self._row(answer, row, action)) for row, action in enumerate(actions)]
+        return (_encode(self._row(answer, row, action)) for row, action in enumerate(actions))
 
     def observe(self, policy: str, observations: list[Any]) -> Rows:
         """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""

@@ -81,6 +81,7 @@ class Follower:
         self._serving: dict[str, tuple[str, str]] = {}
         self._reasons: dict[tuple[str, str, str], tuple[str, float]] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._first: list[asyncio.Task[None]] = []
         self._routes: dict[str, Route] = {}
         self._looks: dict[str, asyncio.TimerHandle] = {}
         self._polls = 0
@@ -132,10 +133,17 @@ class Follower:
         self.ok, self.seen_at = True, time.time()
         for picture in pictures:
             self._take(picture)
+        if self._polls == 1:
+            self._first = list(self._loading.values())
         for policy in set(self._pictures) - {picture.policy for picture in pictures}:
             self._forget(policy)
         self._expire()
         self._kept.write(LastGood(list(self._pictures.values()), self._draining, self._serving))
+
+    @property
+    def beginning(self) -> bool:
+        """Whether what the registry's first answer asked for still is being loaded."""
+        return any(not load.done() for load in self._first)
 
     def reroute(self, policy: str) -> None:
         """Look at a policy's route again: a fault event or a breaker changed who may decide."""

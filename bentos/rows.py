@@ -60,7 +60,7 @@ class Rows(msgspec.Struct, gc=False):
         )
 
     def part(self, start: int, stop: int) -> Rows:
-        """The rows from `start` to `stop`, as the graph takes them: views of the arrays, nothing else."""
+        """The rows from `start` to `stop`, as the graph takes them: views of the arrays; all of them are these rows."""
         if start == 0 and stop >= self.size:
             return self
         return Rows(

@@ -30,8 +30,8 @@ _BATCH = 500
 def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
     """Insert starts; the episodes among them that were withdrawn before, which must not be given out any more.
 
-    A request that was sent again brings the same episodes: the rows of the first time stand, with the time of the last,
-    by which a start that was given out after all is told from one that still is in doubt.
+    A request that was sent again brings the same episodes: the rows of the first time stand, with the time of the
+    latest, by which a start that was given out after all is told from one that still is in doubt.
     """
     sent = {row["episode"]: row for row in rows}
     statement = store.insert(connection, store.episodes).on_conflict_do_nothing(index_elements=["episode"])
@@ -41,9 +41,9 @@ def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
         return set()
     table = store.episodes
     for episode in again:
-        connection.execute(
-            table.update().where(table.c.episode == episode).values(started_at=sent[episode]["started_at"])
-        )
+        last = sent[episode]["started_at"]
+        older = (table.c.episode == episode, table.c.started_at < last)
+        connection.execute(table.update().where(*older).values(started_at=last))
     ended = store.outcomes.c
     found = sa.select(ended.episode).where(ended.episode.in_(again), ended.kind == WITHDRAWN)
     return set(connection.execute(found).scalars())

@@ -8,18 +8,22 @@ request that is out of the ordinary, or that is wrong, is answered by itself, as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from bentos.core import MOST_TOGETHER, Core
 from bentos.door import Call, Door, Reply
 from bentos.problems import Problem
 from bentos.rows import NothingCanAnswer
-from bentos.runners.validate import Answer, Ask, Validate
+from bentos.runners.validate import Answer, Answering, Ask, Validate
 from bentos.wire import ActRequest
 
-Answers = list[bytes | Problem | None]
+Answers = Iterable[bytes | Problem | None]
 """Bodies of answers, or why there is none; None: that request is to be answered by itself."""
+
+Part = tuple[Sequence[int], Answers | Coroutine[Any, Any, Answers]]
+"""Places of requests among those that were asked together, and their answers, or a coroutine of them."""
 
 _AT_ONCE = 16
 """Answers that were waited for go out so many between two looks at the network: other policies' requests wait there."""
@@ -58,18 +62,21 @@ class Together:
         if core is None or policy is None:
             self._tell(asked, [None] * len(asked))
             return
-        deciding = decide(core, policy, [call.body if self._door.admits(call) else None for call, _ in asked])
-        if isinstance(deciding, list):
-            self._tell(asked, deciding)
-            return
-        task = loop.create_task(self._told(asked, deciding))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for places, answers in decide(
+            core, policy, [call.body if self._door.admits(call) else None for call, _ in asked]
+        ):
+            part = [asked[place] for place in places]
+            if not isinstance(answers, Coroutine):
+                self._tell(part, answers)
+                continue
+            task = loop.create_task(self._told(part, answers))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _told(self, asked: list[_Waiting], coming: Coroutine[Any, Any, Answers]) -> None:
-        answers = await coming
+        answers = iter(await coming)
         for at in range(0, len(asked), _AT_ONCE):
-            self._tell(asked[at : at + _AT_ONCE], answers[at : at + _AT_ONCE])
+            self._tell(asked[at : at + _AT_ONCE], islice(answers, _AT_ONCE))
             await asyncio.sleep(0)
 
     def _tell(self, asked: list[_Waiting], answers: Answers) -> None:
@@ -81,41 +88,44 @@ class Together:
                 answered(None if answer is None else Reply(200, answer))
 
 
-def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> Answers | Coroutine[Any, Any, Answers]:
-    """The answers to requests of one policy (None: one that is not to be decided so), or a coroutine of them."""
-    answers: Answers = [None] * len(bodies)
+def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> list[Part]:
+    """The answers to requests of one policy (None: one that is not to be decided so), in parts.
+
+    Requests of different arms are in different parts: none waits for another, or is to bear another's faults.
+    """
     door = core.gathering(policy)
-    if door is None:
-        return answers
-    read = [None if body is None else door.simple(body) for body in bodies]
+    read = [None if body is None or door is None else door.simple(body) for body in bodies]
     places = [place for place, request in enumerate(read) if request is not None]
-    if len(places) < 2:
-        return answers
+    if door is None or len(places) < 2:
+        return [_by_themselves(range(len(bodies)))]
     try:
-        answer = door.decide(_merged(door, [request for request in read if request is not None]))
+        parts = door.parts(_merged(door, [request for request in read if request is not None]))
     except Exception:  # noqa: BLE001 - whose fault it is shows when each is answered by itself
-        return answers
-    if isinstance(answer, Answer):
-        return _placed(core, answer, places, answers)
-    return _later(core, answer, places, answers)
+        return [_by_themselves(range(len(bodies)))]
+    found = [_part(core, [places[row] for row in rows], decided) for rows, decided in parts]
+    alone = [place for place, request in enumerate(read) if request is None]
+    return [*found, _by_themselves(alone)] if alone else found
 
 
-async def _later(core: Core, coming: Coroutine[Any, Any, Answer], places: list[int], answers: Answers) -> Answers:
+def _by_themselves(places: Sequence[int]) -> Part:
+    return places, [None] * len(places)
+
+
+def _part(core: Core, places: Sequence[int], decided: Callable[[], Answering]) -> Part:
     try:
-        return _placed(core, await coming, places, answers)
-    except NothingCanAnswer as problem:
-        if problem.late:  # each by itself would wait as long again
-            for place in places:
-                answers[place] = problem
-        return answers
+        answer = decided()
     except Exception:  # noqa: BLE001 - as above
-        return answers
+        return _by_themselves(places)
+    return places, core.each(answer) if isinstance(answer, Answer) else _later(core, answer, len(places))
 
 
-def _placed(core: Core, answer: Answer, places: list[int], answers: Answers) -> Answers:
-    for place, body in zip(places, core.each(answer), strict=True):
-        answers[place] = body
-    return answers
+async def _later(core: Core, coming: Coroutine[Any, Any, Answer], size: int) -> Answers:
+    try:
+        return core.each(await coming)
+    except NothingCanAnswer as problem:
+        return [problem if problem.late else None] * size  # each by itself would wait as long again
+    except Exception:  # noqa: BLE001 - as above
+        return [None] * size
 
 
 def _merged(door: Validate, requests: Sequence[ActRequest]) -> Ask:

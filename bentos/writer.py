@@ -139,6 +139,8 @@ class Writer:
             async with asyncio.timeout(None if later else self._patience):
                 return await future
         except TimeoutError as error:
+            if table == _EPISODES and future.done() and not future.cancelled() and future.exception() is None:
+                self.untold.add(rows)  # the answer came in the moment that the request gave up
             # what was not begun is not done any more; what was may still be stored
             raise StoreDown(f"the database did not answer within {self._patience:g} s") from error
 

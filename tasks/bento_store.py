@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -92,8 +93,9 @@ def _built() -> Iterator[Built]:
     for bento in (bentoml_home() / "bentos").glob("*/*/bento.yaml"):
         path = bento.parent
         if label(path, "airlock") == POLICY["airlock"]:
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            yield Built(path.stat().st_mtime, path.parent.name, path.name, size)
+            with contextlib.suppress(OSError):  # another task builds or removes it meanwhile
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                yield Built(path.stat().st_mtime, path.parent.name, path.name, size)
 
 
 def _needed(registry: Registry, policy: str) -> set[str] | None:

@@ -10,11 +10,10 @@ from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
-import numpy as np
-
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows
 from bentos.runners import Deciding
 from bentos.runners.infer import Infer
+from bentos.runners.pieces import joined, merged, part_of
 
 _AT_ONCE = 8
 """Answers handed out between two looks at the network, so that those of a large batch do not hold up other policies."""
@@ -23,6 +22,9 @@ _QUIET_LOOKS = 2
 _QUIET_SHARE = 1 / 32
 _QUIET_SECONDS = 0.002
 """For such a share of what the last call took, and at most so long, those whom it answered are looked out for."""
+
+_WORTH = 2.0
+"""Looking out goes on while requests come so many times as fast as a call that began now would answer them."""
 
 
 class _Waiting:
@@ -48,7 +50,7 @@ class _Waiting:
         self._missing -= size
         if self._missing:
             return None
-        return part if len(self._parts) == 1 else _join([one for _, one in sorted(self._parts, key=itemgetter(0))])
+        return part if len(self._parts) == 1 else joined([one for _, one in sorted(self._parts, key=itemgetter(0))])
 
 
 class _Taken(NamedTuple):
@@ -63,11 +65,11 @@ class Batch:
     """Gathers rows of concurrent requests into calls of at most `batch_size` rows.
 
     A call begins once all that has arrived is read, and the answers of the call before are out: those who got them ask
-    again at once, and a call that began with the first of them would leave the others to the next. So as long as some
-    of them are missing, it begins only after a thirty-second of what the last call took (2 ms at most) without a word
-    from anybody. Else nothing waits idle for company unless `max_wait` (s) says so. Requests are split where a call is
-    full. As many calls run at a time as `in_flight` says: more than one pays where the graph can use a second core, and
-    splits batches where calls would wait for each other.
+    again at once, and a call that began with the first of them would leave the others to the next. So while some of
+    them are missing, and requests come in much faster than calls answer them, it is put off, until for a thirty-second
+    of what the last call took (2 ms at most) nobody asks. Else nothing waits idle for company unless `max_wait` (s)
+    says so. Requests are split where a call is full. As many calls run at a time as `in_flight` says: more than one
+    pays where the graph can use a second core, and splits batches where calls would wait for each other.
 
     More than `max_queued` waiting rows raise Overloaded; a row not answered within `deadline` (s) raises DeadlineMissed
     and leaves the queue. Requests of up to `inline_rows` run here and now, without queue or deadline: for policies that
@@ -101,8 +103,9 @@ class Batch:
         self._looking = False
         self._seen = 0
         self._quiet = 0
-        self._heard = 0.0
-        self._due = 0
+        self._heard = self._began = 0.0
+        self._due = self._before = 0
+        self._lasted = 0.0
         self._patience = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._executor = ThreadPoolExecutor(in_flight, thread_name_prefix=name)
@@ -114,7 +117,7 @@ class Batch:
         if size <= self.inline_rows:
             if size <= self._batch_size:
                 return self._inline(rows)
-            return _join([self._inline(piece) for piece in self._pieces(rows)])
+            return joined([self._inline(piece) for piece in self._pieces(rows)])
         return self._queued_up(rows)
 
     def close(self) -> None:
@@ -157,7 +160,8 @@ class Batch:
     def _look_soon(self) -> None:
         if not self._looking and self._in_flight < self._most_in_flight:
             self._looking = True
-            self._seen, self._quiet, self._heard = self._queued, 0, time.perf_counter()
+            self._seen, self._quiet, self._before = self._queued, 0, self._queued
+            self._heard = self._began = time.perf_counter()
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
@@ -168,12 +172,21 @@ class Batch:
         else:
             self._quiet += 1
         self._seen = self._queued
-        missed = self._due > 0 and now - self._heard < self._patience
+        missed = self._due > 0 and now - self._heard < self._patience and self._pays(now - self._began)
         if self._queued < self._batch_size and (missed or self._quiet < _QUIET_LOOKS):
             asyncio.get_running_loop().call_soon(self._look)
             return
         self._looking = False
         self._dispatch()
+
+    def _pays(self, looked: float) -> bool:
+        """Whether looking out, for `looked` seconds by now, brings more than a call that begins now would answer.
+
+        It does where those who were answered ask again all at once, and not where requests come from whomever, at the
+        rate at which they are answered.
+        """
+        came = self._queued - self._before
+        return looked < self._patience or came / looked > _WORTH * self._queued / (self._lasted + looked)
 
     def _dispatch(self) -> None:
         if self._timer is not None:
@@ -184,10 +197,10 @@ class Batch:
             if not taken:
                 continue
             self._in_flight += 1
-            merged = _merge([one.rows for one in taken])
-            self.sizes[merged.size] = self.sizes.get(merged.size, 0) + 1
+            rows = merged([one.rows for one in taken])
+            self.sizes[rows.size] = self.sizes.get(rows.size, 0) + 1
             began = time.perf_counter()
-            call = asyncio.get_running_loop().run_in_executor(self._executor, self.following.run, merged)
+            call = asyncio.get_running_loop().run_in_executor(self._executor, self.following.run, rows)
             call.add_done_callback(partial(self._finish, taken, began))
 
     def _take(self) -> list[_Taken]:
@@ -212,7 +225,8 @@ class Batch:
     def _finish(self, taken: list[_Taken], began: float, call: asyncio.Future[Decision]) -> None:
         self._in_flight -= 1
         self._due = sum(one.rows.size for one in taken)
-        self._patience = min(_QUIET_SECONDS, _QUIET_SHARE * (time.perf_counter() - began))
+        self._lasted = time.perf_counter() - began
+        self._patience = min(_QUIET_SECONDS, _QUIET_SHARE * self._lasted)
         error = RuntimeError("the version was unloaded") if call.cancelled() else call.exception()
         if error is not None:
             for one in taken:
@@ -222,7 +236,7 @@ class Batch:
             handing_out = bool(self._answers)
             whole, at = call.result(), 0
             for waiting, start, rows in taken:
-                part = whole if len(taken) == 1 else _slice(whole, at, at + rows.size)
+                part = whole if len(taken) == 1 else part_of(whole, at, at + rows.size)
                 at += rows.size
                 decision = waiting.decided(start, part, rows.size)
                 if decision is not None:
@@ -249,45 +263,3 @@ class Batch:
 def _expire(future: asyncio.Future[Decision]) -> None:
     if not future.done():
         future.set_exception(DeadlineMissed("no answer within the deadline"))
-
-
-def _merge(pieces: list[Rows]) -> Rows:
-    if len(pieces) == 1:
-        return pieces[0]
-    masks = [piece.masks for piece in pieces if piece.masks is not None]
-    return Rows(
-        feeds={name: np.concatenate([piece.feeds[name] for piece in pieces]) for name in pieces[0].feeds},
-        size=sum(piece.size for piece in pieces),
-        masks=np.concatenate(masks) if masks else None,
-    )
-
-
-def _slice(whole: Decision, start: int, stop: int) -> Decision:
-    return Decision(
-        action=whole.action[start:stop],
-        finite=whole.finite[start:stop],
-        sources=whole.sources[start:stop],
-        versions=whole.versions[start:stop],
-        scores=None if whole.scores is None else whole.scores[start:stop],
-        recurrent=None
-        if whole.recurrent is None
-        else {name: array[start:stop] for name, array in whole.recurrent.items()},
-        log_prob=None if whole.log_prob is None else whole.log_prob[start:stop],
-    )
-
-
-def _join(pieces: list[Decision]) -> Decision:
-    recurrent = [piece.recurrent for piece in pieces if piece.recurrent is not None]
-    scores = [piece.scores for piece in pieces if piece.scores is not None]
-    log_prob = [piece.log_prob for piece in pieces if piece.log_prob is not None]
-    return Decision(
-        action=np.concatenate([piece.action for piece in pieces]),
-        finite=np.concatenate([piece.finite for piece in pieces]),
-        sources=[source for piece in pieces for source in piece.sources],
-        versions=[version for piece in pieces for version in piece.versions],
-        scores=np.concatenate(scores) if scores else None,
-        recurrent={name: np.concatenate([part[name] for part in recurrent]) for name in recurrent[0]}
-        if recurrent
-        else None,
-        log_prob=np.concatenate(log_prob) if log_prob else None,
-    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bentos.episodes import Episode, Forged, Signer, State, user_hash
 from bentos.masks import Masks
@@ -88,7 +90,27 @@ class Validate:
         rows = self.rows(ask)
         seats = self.following.seats(rows, ask.user_ids, ask.version)
         # what one version is asked by name says nothing about the traffic, so it goes past the shadow
-        chosen = self._shadowed if ask.version is None else self.following
+        return self._decided(self._shadowed if ask.version is None else self.following, rows, seats)
+
+    def parts(self, ask: Ask) -> list[tuple[list[int], Callable[[], Answering]]]:
+        """What is asked, by seat: the places of its rows, and what decides them. Raises Problem as `decide` does.
+
+        Requests that were asked together have nothing to do with each other: those of one arm neither wait for another
+        arm nor share its faults.
+        """
+        rows = self.rows(ask)
+        seats = self.following.seats(rows, ask.user_ids)
+        places: dict[Seat, list[int]] = {}
+        for row, seat in enumerate(seats):
+            places.setdefault(seat, []).append(row)
+        if len(places) == 1:
+            return [(list(range(rows.size)), partial(self._decided, self._shadowed, rows, seats))]
+        return [
+            (chosen, partial(self._decided, self._shadowed, rows.take(np.array(chosen)), [seat] * len(chosen)))
+            for seat, chosen in places.items()
+        ]
+
+    def _decided(self, chosen: Assign | Shadowed, rows: Rows, seats: list[Seat]) -> Answering:
         decision = chosen.decide(rows, seats)
         if isinstance(decision, Decision):
             return self._answer(rows, decision, seats)

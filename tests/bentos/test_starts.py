@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_what_is_withdrawn_was_stored_and_neither_ended_nor_was_given_out_since(
         connection.execute(store.outcomes.insert(), [outcome("b")])
     with engine.begin() as connection:
         assert starts.insert(connection, [start("c", at=2.0)]) == set(), "sent again, it is given out"
+    with engine.begin() as connection:
+        starts.insert(connection, [start("c", at=1.0)])  # the first time comes through late
     for expected in (1, 0):
         with engine.begin() as connection:
             assert starts.withdraw(connection, doubtful) == expected
@@ -73,6 +76,30 @@ def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) 
 
     assert asyncio.run(send()) == 1
     assert stored(engine) == (["before", "late"], {"late": "withdrawn"})
+
+
+def test_a_start_whose_answer_comes_as_its_request_gives_up_is_withdrawn(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+    store.create(url)
+
+    async def send() -> int:
+        writer = Writer(url, patience=0.2)
+        try:
+            sent = asyncio.create_task(writer.start_episodes([start("a")]))
+            await asyncio.sleep(0)
+            time.sleep(1.0)  # the loop is held up: commit and timeout are both there when it looks again
+            with pytest.raises(StoreDown):
+                await sent
+            for _ in range(1000):
+                if len(writer.untold):
+                    break
+                await asyncio.sleep(0.01)
+            await writer.withdraw()
+            return writer.untold.withdrawn
+        finally:
+            writer.close()
+
+    assert asyncio.run(send()) == 1
 
 
 def test_starts_that_surely_failed_are_not_remembered(tmp_path: Path) -> None:

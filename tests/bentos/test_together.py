@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bentos.guard import ClientToken, Guard
 from bentos.package import Serve
 from bentos.problems import Problem
 from bentos.rows import Decision, Rows
+from bentos.runners import settled
 from bentos.together import decide
 from bentos.wire import ActRequest, Started
 from tests.bentos.gateway_process import GatewayProcess, wait_until
@@ -124,6 +126,17 @@ def test_requests_of_all_kinds_are_answered_as_each_would_be_alone(served: Gatew
     assert together == alone
 
 
+async def _answers(desk: Desk, bodies: list[bytes]) -> list[bytes | Problem | None]:
+    found: list[bytes | Problem | None] = [b"nobody answered"] * len(bodies)
+
+    async def settle(places: Sequence[int], coming: Any) -> None:
+        for place, answer in zip(places, await settled(coming), strict=True):
+            found[place] = answer
+
+    await asyncio.gather(*(settle(*part) for part in decide(desk.core, "cartpole", bodies)))
+    return found
+
+
 def _told(body: bytes | Problem | None) -> Any:
     assert isinstance(body, bytes)
     answer = json.loads(body)
@@ -137,9 +150,7 @@ def test_arms_faults_and_overrides_are_each_rows_own(tmp_path: Path) -> None:
         assert {episode.arm for episode in episodes} == {"control", "challenger"}
         asked = [(episode, observation) for episode in episodes for observation in (BREAKS, FINE)]
         bodies = [_body(observation, episode_id=episode.episode_id) for episode, observation in asked]
-        deciding = decide(desk.core, "cartpole", bodies)
-        assert not isinstance(deciding, list), "two versions are asked"
-        together = [_told(body) for body in await deciding]
+        together = [_told(body) for body in await _answers(desk, bodies)]
         alone = []
         for episode, observation in asked:
             answer = msgspec.to_builtins(await desk.act(episode, observation))
@@ -160,9 +171,9 @@ def test_arms_faults_and_overrides_are_each_rows_own(tmp_path: Path) -> None:
     asyncio.run(desk.run(work))
 
 
-def _slowed(desk: Desk, seconds: float) -> list[int]:
-    """Have each call of the champion's graph take so long, in a thread; the sizes of the calls."""
-    version = desk.core.routes["cartpole"].versions["1"]
+def _slowed(desk: Desk, seconds: float, name: str = "1") -> list[int]:
+    """Have each call of a version's graph take so long, in a thread; the sizes of the calls."""
+    version = desk.core.routes["cartpole"].versions[name]
     run, sizes = version.infer.run, []
 
     def slow(rows: Rows) -> Decision:
@@ -180,9 +191,7 @@ def test_requests_to_a_slow_version_wait_in_its_queue_as_one(tmp_path: Path) -> 
     async def work(desk: Desk) -> None:
         sizes = _slowed(desk, 0.02)
         bodies = [_body([0.0, 0.0, 0.0, place - 3.5]) for place in range(8)]
-        deciding = decide(desk.core, "cartpole", bodies)
-        assert not isinstance(deciding, list), "they must be waited for"
-        assert [_told(body)["action"] for body in await deciding] == [0] * 4 + [1] * 4
+        assert [_told(body)["action"] for body in await _answers(desk, bodies)] == [0] * 4 + [1] * 4
         assert sizes == [8]
         (arm,) = [arm for key, arm in desk.core.stats.arms.items() if key[2] == "1"]
         assert (arm.requests, arm.decisions, sum(arm.latency)) == (8, 8, 8)
@@ -194,26 +203,43 @@ def test_requests_to_a_slow_version_wait_in_its_queue_as_one(tmp_path: Path) -> 
 def test_those_that_missed_the_deadline_together_do_not_wait_again(tmp_path: Path) -> None:
     async def work(desk: Desk) -> None:
         sizes = _slowed(desk, 0.3)
-        deciding = decide(desk.core, "cartpole", [_body(FINE)] * 8)
-        assert not isinstance(deciding, list), "they must be waited for"
-        answers = await deciding
-        assert {answer.status for answer in answers if isinstance(answer, Problem)} == {503}
-        assert all(isinstance(answer, Problem) for answer in answers), "there is no fallback"
+        answers = await _answers(desk, [_body(FINE)] * 8)
+        assert [isinstance(answer, Problem) and answer.status for answer in answers] == [503] * 8, (
+            "there is no fallback"
+        )
         assert sizes == [8]
 
     desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=50.0))
     asyncio.run(desk.run(work))
 
 
-def test_where_the_queue_has_no_room_for_all_each_is_asked_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", ["late", "full"])
+def test_an_arm_neither_waits_for_another_nor_bears_its_faults(tmp_path: Path, fails: str) -> None:
     async def work(desk: Desk) -> None:
-        _slowed(desk, 0.02)
-        desk.core.routes["cartpole"].versions["1"].batch._max_queued = 5
-        deciding = decide(desk.core, "cartpole", [_body(FINE)] * 8)
-        assert not isinstance(deciding, list), "they must be waited for"
-        assert await deciding == [None] * 8
+        _slowed(desk, 0.0, "1")
+        _slowed(desk, 5.0, "2")
+        challenger = desk.core.routes["cartpole"].versions["2"]
+        if fails == "full":
+            challenger.batch._max_queued = 0
+        episodes = await desk.start(16)
+        bodies = [_body(FINE, episode_id=episode.episode_id) for episode in episodes]
+        control, other = decide(desk.core, "cartpole", bodies)
+        if episodes[control[0][0]].arm != "control":
+            control, other = other, control
+        second = asyncio.ensure_future(settled(other[1]))
+        began = time.monotonic()
+        answers = [_told(body) for body in await settled(control[1])]
+        assert {(answer["arm"], answer["source"]) for answer in answers} == {("control", "policy")}
+        if fails == "late":
+            assert not second.done(), "the challenger still is at it"
+            assert time.monotonic() - began < 5.0
+            assert {_told(body)["source"] for body in await second} == {"fallback"}, "the champion answers for it"
+        else:
+            assert list(await second) == [None] * len(other[0]), "each is asked by itself, and told when to come again"
+        (arm,) = [arm for key, arm in desk.core.stats.arms.items() if key[3] == "control"]
+        assert (arm.requests, sum(arm.latency)) == (len(control[0]), len(control[0]))
 
-    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=30_000.0))
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=1_500.0))
     asyncio.run(desk.run(work))
 
 
@@ -225,7 +251,7 @@ def test_where_the_queue_has_no_room_for_all_each_is_asked_by_itself(tmp_path: P
 def test_versions_that_do_not_gain_are_asked_one_at_a_time(tmp_path: Path, package: dict[str, Any]) -> None:
     async def work(desk: Desk) -> None:
         assert desk.core.gathering("cartpole") is None
-        assert decide(desk.core, "cartpole", [_body(FINE)] * 4) == [None] * 4
+        assert decide(desk.core, "cartpole", [_body(FINE)] * 4) == [(range(4), [None] * 4)]
         assert (await desk.core.act("cartpole", ActRequest(observation=FINE))).version == "1"
 
     desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", **package)
