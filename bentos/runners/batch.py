@@ -118,7 +118,7 @@ class Batch:
             if size <= self._batch_size:
                 return self._inline(rows)
             return joined([self._inline(piece) for piece in self._pieces(rows)])
-        return self._queued_up(rows)
+        return self._enqueue(rows)
 
     def close(self) -> None:
         """Let the calls in flight end and release the threads."""
@@ -128,10 +128,6 @@ class Batch:
         self.sizes[rows.size] = self.sizes.get(rows.size, 0) + 1
         return self.following.run(rows)
 
-    async def _queued_up(self, rows: Rows) -> Decision:
-        self._check_room(rows.size)
-        return await self._enqueue(rows)
-
     def _pieces(self, rows: Rows) -> list[Rows]:
         return [rows.part(at, at + self._batch_size) for at in range(0, rows.size, self._batch_size)]
 
@@ -140,6 +136,7 @@ class Batch:
             raise Overloaded(f"{self._queued} rows are waiting; the queue holds {self._max_queued}")
 
     async def _enqueue(self, rows: Rows) -> Decision:
+        self._check_room(rows.size)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decision] = loop.create_future()
         self._queue.append(_Waiting(rows, future))

@@ -35,7 +35,7 @@ def part_of(whole: Decision, start: int, stop: int) -> Decision:
 
 
 def joined(pieces: list[Decision]) -> Decision:
-    """What several calls decided of one request\'s rows, in their order."""
+    """What several calls decided of one request's rows, in their order."""
     recurrent = [piece.recurrent for piece in pieces if piece.recurrent is not None]
     scores = [piece.scores for piece in pieces if piece.scores is not None]
     log_prob = [piece.log_prob for piece in pieces if piece.log_prob is not None]

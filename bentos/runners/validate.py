@@ -100,11 +100,11 @@ class Validate:
         """
         rows = self.rows(ask)
         seats = self.following.seats(rows, ask.user_ids)
+        if seats.count(seats[0]) == rows.size:
+            return [(list(range(rows.size)), partial(self._decided, self._shadowed, rows, seats))]
         places: dict[Seat, list[int]] = {}
         for row, seat in enumerate(seats):
             places.setdefault(seat, []).append(row)
-        if len(places) == 1:
-            return [(list(range(rows.size)), partial(self._decided, self._shadowed, rows, seats))]
         return [
             (chosen, partial(self._decided, self._shadowed, rows.take(np.array(chosen)), [seat] * len(chosen)))
             for seat, chosen in places.items()

@@ -25,6 +25,15 @@ def stored(engine: sa.Engine) -> tuple[list[str], dict[str, str]]:
         return begun, {row.episode: row.kind for row in ended}
 
 
+async def withdrawn(writer: Writer) -> int:
+    """How many starts were withdrawn, once the writer has one to withdraw."""
+    async with asyncio.timeout(60):
+        while not len(writer.untold):
+            await asyncio.sleep(0.01)
+    await writer.withdraw()
+    return writer.untold.withdrawn
+
+
 def test_what_is_withdrawn_was_stored_and_neither_ended_nor_was_given_out_since(database: str) -> None:
     engine = store.create(database)
     doubtful = [start(name, at=1.0) for name in ("a", "b", "c", "never")]
@@ -67,10 +76,7 @@ def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) 
             with pytest.raises(StoreDown, match="did not answer within"):
                 await writer.start_episodes([start("late")])
             lock.execute("ROLLBACK")
-            while not len(writer.untold):
-                await asyncio.sleep(0.01)
-            await writer.withdraw()
-            return writer.untold.withdrawn
+            return await withdrawn(writer)
         finally:
             writer.close()
 
@@ -90,12 +96,7 @@ def test_a_start_whose_answer_comes_as_its_request_gives_up_is_withdrawn(tmp_pat
             time.sleep(1.0)  # the loop is held up: commit and timeout are both there when it looks again
             with pytest.raises(StoreDown):
                 await sent
-            for _ in range(1000):
-                if len(writer.untold):
-                    break
-                await asyncio.sleep(0.01)
-            await writer.withdraw()
-            return writer.untold.withdrawn
+            return await withdrawn(writer)
         finally:
             writer.close()
 
