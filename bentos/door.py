@@ -12,7 +12,9 @@ from bentos import logs
 from bentos.background import Worker
 from bentos.core import Core
 from bentos.guard import Guard
+from bentos.known import Known
 from bentos.problems import CONTENT_TYPE, Problem
+from bentos.quota import Quota
 from bentos.wire import (
     Body,
     ClearRequest,
@@ -30,9 +32,10 @@ MAX_BODY = 16 * 2**20
 """Most bytes of a request body."""
 MAX_LOG = 1000
 """Most entries of the overrides' log in one answer."""
+_LINES = 20
+"""Lines of the log a second for refusals of one status and reason; each tells how many there were since the last."""
 
 _POLICIES = "/v1/policies"
-_REMEMBERED = 1000
 
 _episodes = Body(EpisodesRequest)
 _outcome = Body(Outcome)
@@ -77,11 +80,12 @@ class Door:
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self._quota = Quota(_LINES)
         self._prefixes: tuple[str, ...] = (_POLICIES,)
         self._desks: dict[str, Desk] = {}
         self._worker: Worker | None = None
         self._ending = False
-        self._places: dict[str, tuple[str, str]] = {}
+        self._places = Known[str, tuple[str, str]]()
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "act"): self._do_act,
             ("POST", "episodes"): self._do_episodes,
@@ -177,13 +181,12 @@ class Door:
         return self._refuse(problem, Call(method, path, b"", (), b""), problem.policy)
 
     def _place(self, path: str) -> tuple[str, str]:
-        """Policy and action of a path. Those seen before are remembered, as many as fit."""
+        """Policy and action of a path, which is remembered."""
         parts = path[len(_POLICIES) :].strip("/").split("/")
         if len(parts) > 2 or not (path == _POLICIES or path.startswith(f"{_POLICIES}/")):
             raise Problem(404, "path", f"there is nothing at {path}")
         place = (unquote(parts[0]), parts[1] if len(parts) > 1 else "")
-        if len(self._places) < _REMEMBERED:
-            self._places[path] = place
+        self._places.learn(path, place)
         return place
 
     def _desk(self, path: str) -> Desk | None:
@@ -204,15 +207,17 @@ class Door:
         return guarded
 
     def _refuse(self, problem: Problem, call: Call, policy: str) -> Reply:
-        logs.warning(
-            "problem",
-            status=problem.status,
-            reason=problem.reason,
-            detail=problem.detail,
-            method=call.method,
-            path=call.path,
-            policy=policy,
-        )
+        if times := self._quota.told((problem.status, problem.reason)):
+            logs.warning(
+                "problem",
+                status=problem.status,
+                reason=problem.reason,
+                detail=problem.detail,
+                method=call.method,
+                path=call.path,
+                policy=policy,
+                times=times,
+            )
         if self._worker is not None:
             self._worker.core.rejected(policy, problem.reason)
         return Reply(problem.status, self._document(problem, call), CONTENT_TYPE, problem.headers())

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MOST = 1000
-"""Heads that are remembered; a client that sends its body's length sends some dozens."""
-LONGEST = 2**11
-"""Bytes of the longest of them."""
+from bentos.known import Known
 
 
 class Head(NamedTuple):
@@ -28,12 +25,5 @@ class Head(NamedTuple):
     decides: bool = False
 
 
-class Heads(dict[bytes, Head]):
-    """Heads by their bytes, the empty line that ends them included."""
-
-    def learn(self, data: bytes, head: Head) -> None:
-        """Remember a head, unless it is too long. When there are too many, all others are forgotten first."""
-        if len(data) <= LONGEST:
-            if len(self) >= MOST:
-                self.clear()
-            self[data] = head
+Heads = Known[bytes, Head]
+"""Heads by their bytes, the empty line that ends them included."""

@@ -44,16 +44,16 @@ class Observation:
 
     def read(
         self, values: list[Any] | Array, size: int, limits: tuple[float, float] | None, typed: bool = False
-    ) -> tuple[Array, int]:
-        """The values as an array [size, ...] in the graph's dtype, and how many rows leave `limits`.
+    ) -> tuple[Array, Array | None]:
+        """The values as an array [size, ...] in the graph's dtype, and which rows leave `limits` (bool [size]).
 
-        One number beyond them is enough. An array that has that dtype is taken as it is. `typed`: the values are lists
-        of numbers. Raises Problem (422).
+        One number beyond them is enough; None: no row does. An array that has that dtype is taken as it is. `typed`:
+        the values are lists of numbers. Raises Problem (422).
         """
         if size == 1 and self._flat and (typed or _numbers(values)):
             plain = self._plain_row(values[0], limits or self._finite)
             if plain is not None:
-                return plain, 0
+                return plain, None
         if isinstance(values, np.ndarray):
             array = values
         else:
@@ -64,7 +64,7 @@ class Observation:
         kind = array.dtype.kind
         if kind not in "iuf" and not (kind == "b" and self._whole):
             raise self._no_numbers("a number beyond all bounds" if kind == "O" else array.dtype.name)
-        outside = 0
+        outside = None
         if self._whole:
             self._check_whole(array)
         elif array.size:
@@ -104,13 +104,13 @@ class Observation:
                 expected=[np.asarray(self._low).tolist(), np.asarray(self._high).tolist()],
             )
 
-    def _outside(self, array: Array, limits: tuple[float, float] | None) -> int:
+    def _outside(self, array: Array, limits: tuple[float, float] | None) -> Array | None:
         flat = array.reshape(len(array), -1)
         if not ((flat >= self._finite[0]) & (flat <= self._finite[1])).all():  # NaN is neither
             raise Problem(422, "non_finite", f"{self.name} must be finite {self._dtype.name} numbers")
         if limits is None:
-            return 0
-        return int(((flat < limits[0]) | (flat > limits[1])).any(axis=1).sum())
+            return None
+        return np.asarray(((flat < limits[0]) | (flat > limits[1])).any(axis=1))
 
     def _array(self, rows: list[Any]) -> Array:
         """Rows of numbers as an array. Raises Problem (422) for what has another shape, or is no number.

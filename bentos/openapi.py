@@ -110,14 +110,6 @@ def operations() -> Iterator[Operation]:
         "The overrides of a policy, newest first: who, when, why, until, and what became of them",
         (Document,),
         token=_ADMIN,
-    )
-    yield Operation(
-        "get",
-        f"{_POLICY}/override",
-        _CONTROL,
-        "Who overrode what, when, why and until when; newest first",
-        (Document,),
-        token=_ADMIN,
         query={"limit": {"type": "integer", "minimum": 1, "maximum": MAX_LOG}},
     )
     yield Operation("get", "/v2", _INFERENCE, "What this server is", (messages.ServerMetadata,))

@@ -10,7 +10,7 @@ Clients send the same head again and again. One that was parsed before, byte for
 its whole request comes in one piece and nothing else is under way: what the parser made of it is remembered.
 
 It also keeps what uvicorn leaves to a proxy: limits on the size of a request's head and body, and on how long a client
-may take to send one.
+may take to send one, and to take its answer. Who does not read what is written for it is not read either.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from bentos.door import JSON, MAX_BODY, Call, Door, Reply, too_large
+from bentos.flow import Flow
 from bentos.heads import Head, Heads
 from bentos.problems import Problem
 from bentos.started import rest
@@ -31,7 +32,7 @@ from bentos.together import Together
 MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
 PATIENCE_SECONDS = 30.0
-"""How long a client may take to send a request, or to begin with its first one."""
+"""How long a client may take to send a request, or to begin with its first one, and to take any more of an answer."""
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may idle between requests: longer than load balancers (60 s is common) and pools keep theirs,
 for a request that comes while the connection is being closed is lost."""
@@ -93,6 +94,7 @@ class SwiftProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._exchange: Exchange | None = None
+        self._running: RequestResponseCycle | None = None  # what goes uvicorn's way and is being answered
         self._body: list[bytes] = []
         self._size = 0
         self._head = 0
@@ -101,6 +103,8 @@ class SwiftProtocol(HttpToolsProtocol):
         self._parsed = 0  # how many it began with the data that came last
         self._began = 0.0
         self._idle_since = 0.0
+        self._left = 0  # bytes that the client has yet to take, at the last look
+        self._left_since = 0.0
         self._ending = False
         self._fixed = self._good = b""
         self._fixed_of: Any = None
@@ -108,15 +112,25 @@ class SwiftProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """uvicorn's, and the connection is watched from now on."""
         super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
         self._idle_since = self.loop.time()
         self._open.add(self)
         kind = type(self)
         if kind._sweeping is None:
             kind._sweeping = self.loop.call_later(_SWEEP_SECONDS, kind._sweep, self.loop)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn's, which tells the request that came last; the one that is being answered hears of it, too."""
+        if self._running is not None:
+            self._running.disconnected = True
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         """Answer what is known already, else feed the parser; refuse a head that does not end."""
-        if self._parsing or not (self.cycle is None or self.cycle.response_complete):
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+        within, self._parsed = self._parsing, 0
+        if within or not (self.cycle is None or self.cycle.response_complete):
             super().data_received(data)
         else:
             end = data.find(b"\r\n\r\n") + 4
@@ -125,14 +139,13 @@ class SwiftProtocol(HttpToolsProtocol):
             if known is not None and len(data) - end == known.length:
                 self._take(known, data[end:])
                 return
-            self._parsed = 0
             super().data_received(data)
             one = self._exchange if self._parsed == 1 and not self._parsing else None
             if end > 3 and one is not None and one.keep_alive and self._size == len(data) - end:
                 decides = one.method == "POST" and one.path.endswith(_ACT)
                 known = Head(one.method, one.path, one.query, tuple(self.headers), self._size, decides)
                 self.heads.learn(head, known)
-        if self._in_head:
+        if self._in_head and self._parsed <= (not within):  # else the data ended other requests, too
             self._head += len(data)
             if self._head > MAX_HEAD and self.parser is not None:
                 self._give_up(Problem(431, "head_size", f"a request's head has at most {MAX_HEAD} bytes"))
@@ -178,7 +191,7 @@ class SwiftProtocol(HttpToolsProtocol):
         self._in_head = False
         url, _, query = self.url.partition(b"?")
         path, method = url.decode("latin-1"), self.parser.get_method()
-        free = self.cycle is None or self.cycle.response_complete
+        free = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
         if not (free and self.door.knows(path) and method in _METHODS) or self._extraordinary():
             self._go_uvicorns_way()
             return
@@ -243,6 +256,10 @@ class SwiftProtocol(HttpToolsProtocol):
         if self._ending and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _answered(self, exchange: Exchange, task: asyncio.Task[Reply]) -> None:
         self.tasks.discard(cast(Any, task))
         if not task.cancelled():
@@ -257,8 +274,8 @@ class SwiftProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         elif self.pipeline:
-            self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
+            self.flow.resume_reading()
         else:
             self._idle_since = self.loop.time()
 
@@ -311,10 +328,20 @@ class SwiftProtocol(HttpToolsProtocol):
         cls._sweeping = loop.call_later(_SWEEP_SECONDS, cls._sweep, loop) if cls._open else None
 
     def _look(self, now: float) -> None:
-        if self.transport.is_closing() or self not in self.connections:
+        closing = self.transport.is_closing()
+        left = self.transport.get_write_buffer_size() if closing or self.flow.write_paused else 0
+        if left != self._left:
+            self._left, self._left_since = left, now
+        if self not in self.connections:
             self._open.discard(self)
+        elif left and now - self._left_since > PATIENCE_SECONDS:
+            self.transport.abort()
+        elif closing:
+            pass
         elif self._began:
-            if now - self._began > PATIENCE_SECONDS:
+            if self.flow.read_paused:
+                self._began = now  # it is not the client that keeps the rest back
+            elif now - self._began > PATIENCE_SECONDS:
                 self._give_up(Problem(408, "slow", f"the request was not complete within {PATIENCE_SECONDS:g} s"))
         elif self.cycle is None:
             if now - self._idle_since > PATIENCE_SECONDS:

@@ -15,6 +15,7 @@ import httpx
 import msgspec
 
 from bentos.certificates import trusted
+from bentos.mlflow_login import mlflow_login
 from bentos.package import BASELINE, MANIFEST, Manifest, PackageError, decode_manifest, verify_file
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -49,7 +50,7 @@ class Registry:
     """A read-only client."""
 
     def __init__(self, url: str, timeout: float = 5.0) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, verify=trusted(url))
+        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, verify=trusted(url), auth=mlflow_login())
         self._tags: dict[tuple[str, str], dict[str, str]] = {}
 
     async def close(self) -> None:

@@ -26,7 +26,8 @@ class Rows(msgspec.Struct, gc=False):
 
     `feeds` maps graph inputs to arrays [size, ...]. `masks` is bool [size, actions]. `version` is the assigned version
     (empty: none, the fallback answers). `rescue` asks the fallback to answer whatever the version would say.
-    `apart`: each row is a request of its own.
+    `apart`: each row is a request of its own. `out_of_range` (bool [size]) says which observations leave the range of
+    their space; None: none does.
     """
 
     feeds: dict[str, Array]
@@ -35,7 +36,7 @@ class Rows(msgspec.Struct, gc=False):
     users: Sequence[str] | None = None
     masks: Array | None = None
     states: Sequence[State | None] | None = None
-    out_of_range: int = 0
+    out_of_range: Array | None = None
     version: str = ""
     arm: str = CHAMPION
     generation: str = ""
@@ -52,6 +53,7 @@ class Rows(msgspec.Struct, gc=False):
             users=None if self.users is None else [self.users[i] for i in chosen],
             masks=None if self.masks is None else self.masks[index],
             states=None if self.states is None else [self.states[i] for i in chosen],
+            out_of_range=None if self.out_of_range is None else self.out_of_range[index],
             version=self.version,
             arm=self.arm,
             generation=self.generation,
@@ -136,7 +138,11 @@ class Overloaded(Problem):
 
 
 class DeadlineMissed(Exception):
-    """The version did not answer in time."""
+    """The version did not answer in time. `partly`: calls did, but one request has more rows than they took."""
+
+    def __init__(self, detail: str, partly: bool = False) -> None:
+        super().__init__(detail)
+        self.partly = partly
 
 
 class NothingCanAnswer(Problem):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from bentos.core import MOST_TOGETHER, Core
 from bentos.door import Call, Door, Reply
+from bentos.paced import Paced
 from bentos.problems import Problem
 from bentos.rows import NothingCanAnswer
 from bentos.runners.validate import Answer, Answering, Ask, Validate
@@ -37,6 +37,7 @@ class Together:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._waiting: list[_Waiting] = []
+        self._untold = Paced(_AT_ONCE, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, loop: asyncio.AbstractEventLoop, call: Call, answered: Callable[[Reply | None], None]) -> None:
@@ -60,32 +61,31 @@ class Together:
     def _decide(self, loop: asyncio.AbstractEventLoop, path: str, asked: list[_Waiting]) -> None:
         core, policy = self._door.core, self._door.decides(path)
         if core is None or policy is None:
-            self._tell(asked, [None] * len(asked))
+            for one in asked:
+                self._tell((one, None))
             return
         for places, answers in decide(
             core, policy, [call.body if self._door.admits(call) else None for call, _ in asked]
         ):
             part = [asked[place] for place in places]
             if not isinstance(answers, Coroutine):
-                self._tell(part, answers)
+                for told in zip(part, answers, strict=True):
+                    self._tell(told)
                 continue
             task = loop.create_task(self._told(part, answers))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _told(self, asked: list[_Waiting], coming: Coroutine[Any, Any, Answers]) -> None:
-        answers = iter(await coming)
-        for at in range(0, len(asked), _AT_ONCE):
-            self._tell(asked[at : at + _AT_ONCE], islice(answers, _AT_ONCE))
-            await asyncio.sleep(0)
+        self._untold.add(zip(asked, await coming, strict=True))
 
-    def _tell(self, asked: list[_Waiting], answers: Answers) -> None:
-        for (call, answered), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Problem):
-                answer.policy = self._door.decides(call.path) or ""
-                answered(self._door.refuse(answer, call.method, call.path))
-            else:
-                answered(None if answer is None else Reply(200, answer))
+    def _tell(self, told: tuple[_Waiting, bytes | Problem | None]) -> None:
+        (call, answered), answer = told
+        if isinstance(answer, Problem):
+            answer.policy = self._door.decides(call.path) or ""
+            answered(self._door.refuse(answer, call.method, call.path))
+        else:
+            answered(None if answer is None else Reply(200, answer))
 
 
 def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> list[Part]:
@@ -121,7 +121,7 @@ def _part(core: Core, places: Sequence[int], decided: Callable[[], Answering]) -
 
 async def _later(core: Core, coming: Coroutine[Any, Any, Answer], size: int) -> Answers:
     try:
-        return core.each(await coming)
+        return list(core.each(await coming))
     except NothingCanAnswer as problem:
         return [problem if problem.late else None] * size  # each by itself would wait as long again
     except Exception:  # noqa: BLE001 - as above

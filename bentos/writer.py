@@ -101,10 +101,15 @@ class Writer:
             await self._submit(_EVENTS, ())
 
     async def withdraw(self) -> None:
-        """Close the starts that nobody was told of, if there are any. Raises StoreDown."""
+        """Close the starts that nobody was told of, if there are any. Raises StoreDown.
+
+        Those that the database will never take are forgotten: they are abandoned after their time.
+        """
         while rows := self.untold.take():
             try:
                 self.untold.withdrawn += await self.call(partial(starts.withdraw, rows=rows), later=True)
+            except RowsRefused:
+                logs.warning("starts in doubt forgotten", count=len(rows))
             except BaseException:
                 self.untold.put_back(rows)
                 raise

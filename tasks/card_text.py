@@ -24,6 +24,7 @@ LIMIT = 5_000
 """Most characters MLflow takes as a description."""
 OVERVIEW_VERSIONS = 20
 PICTURES = ("canary", "return_distribution", "learning_curve", "latency", "action_distribution")
+WIDE = "canary"
 HEADLINES = {
     "candidate": "Candidate, not yet approved",
     "approved": "Approved for a canary",
@@ -201,9 +202,13 @@ def _artifact(evidence: Evidence, path: str) -> str:
 
 
 def _pictures(evidence: Evidence) -> str:
-    images = [f"![{name}]({_artifact(evidence, f'card/{name}.png')})" for name in PICTURES if name in evidence.pictures]
-    rows = [[*images[at : at + 2], ""][:2] for at in range(0, len(images), 2)]
-    return table(["", ""], rows) if rows else ""
+    """The wide one above, the others in pairs."""
+    drawn = [name for name in PICTURES if name in evidence.pictures]
+    images = {name: f"![{name}]({_artifact(evidence, f'card/{name}.png')})" for name in drawn}
+    wide = images.pop(WIDE, "")
+    pairs = [*images.values(), ""]
+    rows = [pairs[at : at + 2] for at in range(0, len(images), 2)]
+    return "\n\n".join(filter(None, (wide, table(["", ""], rows) if rows else "")))
 
 
 def _evaluation(evidence: Evidence) -> str:

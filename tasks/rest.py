@@ -5,7 +5,6 @@ MLflow's own client costs a second to import and may retry for minutes, longer t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +13,7 @@ import httpx
 
 from bentos import home
 from bentos.certificates import trusted
+from bentos.mlflow_login import mlflow_login
 from tasks.errors import Misconfigured
 
 TIMEOUT = httpx.Timeout(connect=3.0, write=5.0, read=12.0, pool=3.0)
@@ -38,14 +38,7 @@ class Connection:
         self.url = (url or home.mlflow_url()).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise Misconfigured(f"MLFLOW_TRACKING_URI must be the URL of an MLflow server, came {self.url!r}")
-        user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
-        self._client = httpx.Client(
-            base_url=self.url,
-            timeout=TIMEOUT,
-            verify=trusted(self.url),
-            auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
-            headers={"Authorization": f"Bearer {token}"} if token and not user else None,
-        )
+        self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT, verify=trusted(self.url), auth=mlflow_login())
 
     def __enter__(self) -> Self:
         return self

@@ -73,7 +73,7 @@ Objective = Literal["non_inferiority", "superiority"]
 class Environment(Section):
     """The Gymnasium environment the policy acts in."""
 
-    id: str = Field(description="Gymnasium id, such as CartPole-v1")
+    id: str = Field(description="Gymnasium id, such as CartPole-v1, or module:id, where the module registers it")
     kwargs: dict[str, Any] = Field(default={}, description="Keyword arguments of gymnasium.make")
 
 

@@ -21,13 +21,14 @@ from benchmarks.serving.binary import binary
 from benchmarks.serving.compare import compare
 from benchmarks.serving.cores import cores
 from benchmarks.serving.decision import decision
+from benchmarks.serving.own_apis import own_apis
 from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.server import NotServing
 from benchmarks.serving.slow import slow
 from benchmarks.serving.standing import standing
 
 WIDTH = 150
-MEASUREMENTS = ("peers", "binary", "decision", "slow", "cores", "standing")
+MEASUREMENTS = ("peers", "bentoml", "binary", "decision", "slow", "cores", "standing")
 
 
 def main() -> int:
@@ -53,6 +54,7 @@ def main() -> int:
             "peers": lambda: compare(
                 peers, made, scratch, seconds, rounds, lambda line: report.progress(console, line)
             ),
+            "bentoml": lambda: own_apis(made, scratch, seconds, rounds),
             "binary": lambda: binary(made, scratch, seconds, rounds),
             "decision": lambda: decision(made, scratch),
             "slow": lambda: slow(made, scratch, seconds, peers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +12,7 @@ from benchmarks.serving import binary
 from benchmarks.serving.compare import CONNECTIONS, MANY_CONNECTIONS, Line
 from benchmarks.serving.cores import Best
 from benchmarks.serving.decision import Added
-from benchmarks.serving.peers.bentoml import BentomlApi, BentomlBatchable
-from benchmarks.serving.peers.gateway import Gateway, GatewayEpisodes
+from benchmarks.serving.own_apis import OWN, Times
 from benchmarks.serving.rounds import Cell
 from benchmarks.serving.serving import ASKED
 from benchmarks.serving.slow import Slow
@@ -25,7 +24,7 @@ TITLE = "Requests/s, × the ceiling's beside it; p50 / p99; the server's CPU tim
 REFERENCE_RUN = 5.8
 """What session.run took, in µs, on the machine that the decision path's 12 µs are asked of."""
 
-OWN = (Gateway.name, GatewayEpisodes.name)
+_OWN = tuple(own.name for own in OWN)
 
 
 def progress(console: Console, line: Line) -> None:
@@ -83,8 +82,8 @@ def _failed(cell: Cell) -> str:
 
 
 def of_peers(lines: Mapping[str, Line]) -> Iterable[str]:
-    """How the gateway stands to the ceiling, to BentoML and to everybody else."""
-    for name in OWN:
+    """How the gateway stands to the ceiling and to everybody else."""
+    for name in _OWN:
         if name in lines and lines[name].cells:
             yield from _of_gateway(lines[name], lines)
 
@@ -93,13 +92,10 @@ def _of_gateway(own: Line, lines: Mapping[str, Line]) -> Iterable[str]:
     yield f"{own.title}:"
     for count, cell in own.cells.items():
         said = f"  {_connections(count)}: {cell.ratio:.2f} of the ceiling ({ASKED_OF_THE_CEILING} asked)"
-        apis = [lines[name].cells.get(count) for name in (BentomlApi.name, BentomlBatchable.name) if name in lines]
-        if best := max((api.ratio for api in apis if api is not None and api.ratio > 0), default=0):
-            said += f", {cell.ratio / best:.1f} times the better of BentoML's APIs ({ASKED_OF_BENTOML[count]} asked)"
         others = {
             line.title: line.cells[count].ratio
             for name, line in lines.items()
-            if name not in (*OWN, "ceiling") and count in line.cells
+            if name not in (*_OWN, "ceiling") and count in line.cells
         }
         if others:
             first = max(others, key=others.__getitem__)
@@ -107,6 +103,15 @@ def _of_gateway(own: Line, lines: Mapping[str, Line]) -> Iterable[str]:
         yield said
     if own.many is not None:
         yield f"  {ASKED} observations a request: {own.many.ratio:.2f} of the ceiling's rows/s (0.5 asked)"
+
+
+def of_bentoml(found: Sequence[Times]) -> Iterable[str]:
+    """How the gateway stands to BentoML's own APIs."""
+    for own in found:
+        yield f"{own.title}, in turns with BentoML's own APIs, times the better one's requests/s:"
+        for count, asked in ASKED_OF_BENTOML.items():
+            each = ", ".join(f"{name} {times[count]:.1f}" for name, times in own.of.items())
+            yield f"  {_connections(count)}: {own.lowest(count):.1f} times ({asked} asked; {each})"
 
 
 def of_binary(cell: Cell) -> Iterable[str]:
@@ -175,6 +180,7 @@ def of_standing(found: Standing) -> Iterable[str]:
 
 _SENTENCES: dict[str, Callable[[Any], Iterable[str]]] = {
     "peers": of_peers,
+    "bentoml": of_bentoml,
     "binary": of_binary,
     "decision": of_decision,
     "slow": of_slow,

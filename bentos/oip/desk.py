@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from bentos.core import Core
 from bentos.door import JSON, MAX_BODY, Call, Door, Reply, otherwise
+from bentos.known import Known
 from bentos.oip.answering import response, wanted
 from bentos.oip.asking import ask_of, parse
 from bentos.oip.compression import WORTH_BYTES, chosen, compress, expand
@@ -23,7 +24,6 @@ PREFIX = "/v2"
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "statistics"]
 
 _OCTETS = b"application/octet-stream"
-_REMEMBERED = 1000
 
 
 class Place(NamedTuple):
@@ -42,7 +42,7 @@ class InferenceDesk:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._places: dict[str, Place] = {}
+        self._places = Known[str, Place]()
         self._models: dict[str, tuple[Route, Model]] = {}
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "infer"): self._infer,
@@ -70,8 +70,7 @@ class InferenceDesk:
         place = place_of(path)
         if place is None:
             raise Problem(404, "path", f"there is nothing at {path}")
-        if len(self._places) < _REMEMBERED:
-            self._places[path] = place
+        self._places.learn(path, place)
         return place
 
     async def _infer(self, place: Place, call: Call) -> Reply:

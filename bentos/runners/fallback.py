@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from bentos import logs
 from bentos.breaker import Breaker
+from bentos.quota import Quota
 from bentos.rows import (
     FALLBACK,
     Array,
@@ -24,7 +24,6 @@ from bentos.runners import Deciding, Runner, settled
 NON_FINITE = "non_finite"
 EXCEPTION = "exception"
 DEADLINE = "deadline"
-_LOG_SECONDS = 1.0
 _FALSE = b"\0"
 
 
@@ -53,8 +52,7 @@ class Fallback:
         self._version = version
         self._champion = champion
         self._last = last
-        self._log_at = 0.0
-        self._unlogged = 0
+        self._quota = Quota(1)
 
     def decide(self, rows: Rows) -> Deciding:
         """An action for every row. Raises NothingCanAnswer, or Overloaded when the version's queue is full."""
@@ -87,7 +85,7 @@ class Fallback:
         if isinstance(error, Overloaded):
             raise error
         if isinstance(error, DeadlineMissed):
-            return self._faulty(rows, DEADLINE, str(error))
+            return self._faulty(rows, DEADLINE, str(error), counts=_blames(error))
         return self._faulty(rows, EXCEPTION, f"{type(error).__name__}: {error}")
 
     async def answer_for(self, rows: Rows) -> Decision | None:
@@ -97,7 +95,7 @@ class Fallback:
         try:
             decision = await settled(self.following.decide(rows))
         except Exception as error:  # noqa: BLE001 - the caller has a further fallback
-            if not isinstance(error, Overloaded):
+            if _blames(error):
                 self.breaker.fault(f"{type(error).__name__}: {error}")
             return None
         if finite_rows(decision) is not None:
@@ -106,9 +104,11 @@ class Fallback:
         self.breaker.success()
         return decision
 
-    async def _faulty(self, rows: Rows, kind: str, detail: str) -> Decision:
+    async def _faulty(self, rows: Rows, kind: str, detail: str, counts: bool = True) -> Decision:
+        """`counts`: the breaker hears of it; it does not where too many rows were asked for at once."""
         self._log(kind, detail, rows.size)
-        self.breaker.fault(f"{kind}: {detail}")
+        if counts:
+            self.breaker.fault(f"{kind}: {detail}")
         return await self._rescue(rows, {kind: rows.size})
 
     async def _partly(self, rows: Rows, decision: Decision, good: Array) -> Decision:
@@ -128,14 +128,9 @@ class Fallback:
         return decision
 
     def _log(self, kind: str, detail: str, rows: int) -> None:
-        """One line a second at most: a broken version under load must not fill the disk with its log."""
-        self._unlogged += rows
-        now = time.monotonic()
-        if now >= self._log_at:
-            logs.error(
-                "fault", policy=self._policy, version=self._version, kind=kind, detail=detail, rows=self._unlogged
-            )
-            self._log_at, self._unlogged = now + _LOG_SECONDS, 0
+        """One line a second of each kind at most: a broken version under load must not fill the disk with its log."""
+        if told := self._quota.told(kind, rows):
+            logs.error("fault", policy=self._policy, version=self._version, kind=kind, detail=detail, rows=told)
 
     async def _rescue(self, rows: Rows, faults: dict[str, int] | None) -> Decision:
         champion = self._champion()
@@ -153,6 +148,11 @@ class Fallback:
         decision.sources = [FALLBACK] * rows.size
         decision.faults = faults
         return decision
+
+
+def _blames(error: Exception) -> bool:
+    """Whether the version is at fault: it is not where it is asked for more than it can take, by many or by one."""
+    return not (isinstance(error, Overloaded) or (isinstance(error, DeadlineMissed) and error.partly))
 
 
 class Constant:

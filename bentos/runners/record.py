@@ -6,6 +6,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import numpy as np
+
 from bentos.drift import Drift
 from bentos.journal import Page
 from bentos.rows import POLICY, Decision, Rows
@@ -65,7 +67,8 @@ class Record:
             for reasons in decision.adjusted:
                 for reason in reasons:
                     arm.count(arm.adjusted, reason, 1)
-        arm.observation_out_of_range += rows.out_of_range
+        if rows.out_of_range is not None:
+            arm.observation_out_of_range += int(np.count_nonzero(rows.out_of_range))
         self._labels.count(decision.action, arm.actions)
         self._drift.sample(rows, decision.action, arm)
         return decision

@@ -169,13 +169,13 @@ class Validate:
         if size > MAX_ROWS:
             check_size(size, "observations")
         feeds: dict[str, Array] = {}
-        outside = 0
+        outside: Array | None = None
         for observation in self._observations:
             feeds[observation.name], beyond = observation.read(
                 ask.columns[observation.name], size, self._range, ask.typed
             )
-            if beyond > outside:
-                outside = beyond
+            if beyond is not None:
+                outside = beyond if outside is None else outside | beyond
         rows = Rows(feeds=feeds, size=size, out_of_range=outside, apart=ask.apart)
         if ask.episode_ids is not None:
             rows.episodes = self._episodes(ask.episode_ids, size)

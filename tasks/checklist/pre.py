@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from bentos.package import Manifest, Policy, Space, load
+from bentos.package import Manifest, Policy, load
+from bentos.versions import same_questions
 from tasks import server
 from tasks.bento import assemble
 from tasks.checklist import envelope, packaged, served
@@ -77,15 +78,11 @@ def _checks(
 
 
 def _comparable(policy: str, champion: str, manifest: Manifest) -> bool:
-    """Whether the champion has the same spaces: gateways put no other version into a canary. Unknown ones are taken
-    for the same."""
+    """Whether gateways put the version into a canary beside the champion; one whose spaces are unknown passes."""
     with Registry() as registry:
         found = registry.version(policy, champion)
         known = registry.artifact(found.run_id, "package/policy.json") if found else None
-    spaces = (manifest.observation_space, manifest.action_space)
-    return known is None or spaces == tuple(
-        msgspec.convert(known[name], Space) for name in ("observation_space", "action_space")
-    )
+    return known is None or same_questions(msgspec.convert(known, Manifest), manifest)
 
 
 class _Servers:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from bentos import heads, protocol
+from bentos import heads, known, protocol
 from bentos.app import App
 from bentos.door import MAX_BODY, Call, Door, Reply
 from bentos.guard import Guard
@@ -61,8 +61,9 @@ async def _behind(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
-    await send({"type": "http.response.body", "body": b"behind"})
+    body = b"behind" * (5000 if scope["path"] == "/large" else 1)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Worker:
@@ -238,6 +239,59 @@ def test_a_head_that_is_too_large_and_comes_at_once_is_refused(port: int) -> Non
         assert connection.recv(1000).startswith(b"HTTP/1.1 431")
 
 
+def test_pipelined_requests_are_no_large_head(port: int) -> None:
+    requests = _request(b"x" * 100) * 2000
+    middle = len(requests) - 150  # within a head
+    answers = _talk(port, requests[:middle], requests[middle:], answers=2000, pause=0.5)
+    assert {status for status, _ in answers} == {200}
+
+
+def _send_until_nobody_reads(connection: socket.socket, request: bytes) -> int:
+    """Send the request again and again, until for a second nothing is taken, or far more than buffers hold; bytes."""
+    sent, many = 0, request * 1000
+    connection.settimeout(1)
+    while sent < 64 * 2**20:
+        try:
+            sent += connection.send(many[sent % len(request) :])
+        except TimeoutError:
+            break
+    return sent
+
+
+@pytest.mark.parametrize(("path", "size"), [("/v1/policies/p/act", 5000), ("/large", 1000)])
+def test_who_does_not_read_is_not_read_and_gets_all_answers_once_it_reads(port: int, path: str, size: int) -> None:
+    request = _request(b"x" * size, path)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        sent = _send_until_nobody_reads(connection, request)
+        assert sent < 64 * 2**20, "the server read on and on"
+        connection.settimeout(20)
+        answers, last = 0, b""
+        while answers < sent // len(request):
+            came = connection.recv(2**20)
+            assert came
+            answers += (last + came).count(b"HTTP/1.1 200") - last.count(b"HTTP/1.1 200")
+            last = (last + came)[-11:]
+        connection.sendall(request[sent % len(request) :])
+        assert b"HTTP/1.1 200" in connection.recv(2**20)
+
+
+@pytest.mark.parametrize(("path", "size"), [("/v1/policies/p/act", 5000), ("/large", 1000)])
+def test_who_never_takes_its_answers_is_cut_off(
+    server: uvicorn.Server,
+    port: int,
+    path: str,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 2)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        _send_until_nobody_reads(connection, _request(b"x" * size, path))
+        _eventually(lambda: not server.server_state.connections)
+        _eventually(lambda: not server.server_state.tasks)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 1)
@@ -340,11 +394,11 @@ def test_a_chunked_body_is_parsed_each_time(port: int) -> None:
 
 
 def test_no_more_heads_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "MOST", 3)
-    known, sizes = heads.Heads(), []
+    monkeypatch.setattr(known, "MOST", 3)
+    learned, sizes = heads.Heads(), []
     for number in range(7):
-        known.learn(b"%d" % number, heads.Head("POST", f"/{number}", b"", (), 0))
-        sizes.append(len(known))
+        learned.learn(b"%d" % number, heads.Head("POST", f"/{number}", b"", (), 0))
+        sizes.append(len(learned))
     assert sizes == [1, 2, 3, 1, 2, 3, 1]
-    known.learn(b"y" * (heads.LONGEST + 1), heads.Head("POST", "/", b"", (), 0))
-    assert list(known) == [b"6"]
+    learned.learn(b"y" * (known.LONGEST + 1), heads.Head("POST", "/", b"", (), 0))
+    assert list(learned) == [b"6"]

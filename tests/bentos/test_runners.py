@@ -156,6 +156,16 @@ def test_a_full_queue_is_no_fault_of_the_version() -> None:
     assert not fallback.breaker.open
 
 
+def test_too_many_rows_for_the_deadline_are_no_fault_of_the_version() -> None:
+    fallback = guard(Fails(DeadlineMissed("late", partly=True)), last=Constant(np.zeros(1, np.float32)), max_errors=1)
+    decision = decide(fallback, observations(1))
+    assert (decision.sources, decision.faults) == (["fallback"], {"deadline": 1})
+    assert not fallback.breaker.open
+    late = guard(Fails(DeadlineMissed("late")), last=Constant(np.zeros(1, np.float32)), max_errors=1)
+    decide(late, observations(1))
+    assert late.breaker.open
+
+
 def test_the_breaker_opens_after_consecutive_faults_and_closes_after_a_good_probe() -> None:
     now = [0.0]
     opened: list[str] = []
@@ -277,6 +287,47 @@ def test_questions_of_several_rows_are_split_where_a_call_is_full() -> None:
         [2.0 * number for number in range(start, start + 5)] for start in (0, 5, 10)
     ]
     assert model.calls == [8, 7]
+
+
+def test_a_question_of_very_many_rows_lets_others_go_first_after_each_call() -> None:
+    model = Slow(0.05)
+    ended: list[str] = []
+
+    async def ask() -> Any:
+        batch = Batch(model, batch_size=8, deadline=30.0, in_flight=1)
+
+        async def one(name: str, rows: Rows) -> Decision:
+            decision = await settled(batch.decide(rows))
+            ended.append(name)
+            return decision
+
+        large = asyncio.ensure_future(one("large", observations(*range(40))))
+        await asyncio.sleep(0)
+        small = [one(str(number), observations(float(number))) for number in range(3)]
+        found = await asyncio.gather(large, *small)
+        batch.close()
+        return found
+
+    decision, *others = asyncio.run(ask())
+    assert ended[-1] == "large"
+    assert decision.action[:, 0].tolist() == [2.0 * number for number in range(40)]
+    assert [one.action.tolist() for one in others] == [[[2.0 * number]] for number in range(3)]
+    assert sum(model.calls) == 43
+    assert len(model.calls) == 6
+
+
+def test_a_missed_deadline_says_whether_one_request_asked_for_more_than_there_was_time_for() -> None:
+    slow = Slow(0.1)
+    (large,) = batched(slow, [observations(*range(80))], deadline=0.35, in_flight=1)
+    assert isinstance(large, DeadlineMissed)
+    assert large.partly
+    several = [observations(*range(7)) for _ in range(10)]
+    late = [one for one in batched(slow, several, deadline=0.35, in_flight=1) if isinstance(one, DeadlineMissed)]
+    assert late
+    assert not any(one.partly for one in late), "many requests are slow answers to each"
+    (hanging,) = batched(Slow(0.5), [observations(*range(80))], deadline=0.1, in_flight=1)
+    assert isinstance(hanging, DeadlineMissed)
+    assert not hanging.partly, "no call was answered in time"
 
 
 def test_a_call_that_fails_fails_the_questions_it_has_a_part_of_and_no_other() -> None:
@@ -419,7 +470,12 @@ def test_bad_input_is_refused_with_what_was_expected(
 def test_rows_outside_the_observation_range_are_counted_and_still_answered(package: Path) -> None:
     validate = door_of(package)
     rows = validate.rows(validate.ask(ActRequest(observations=[[0.0] * 4, [0, 11, 0, 0], [0, 0, -11.0, 99.0]])))
-    assert rows.out_of_range == 2
+    assert rows.out_of_range is not None
+    assert rows.out_of_range.tolist() == [False, True, True]
+    chosen = rows.take(np.array([0, 2])).out_of_range
+    assert chosen is not None
+    assert chosen.tolist() == [False, True], "where rows are split over arms, each arm counts its own"
+    assert validate.rows(validate.ask(ActRequest(observations=[[0.0] * 4] * 2))).out_of_range is None
 
 
 # the chain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,7 @@ def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) 
     engine = store.create(url)
 
     async def send() -> int:
-        writer = Writer(url, patience=0.2)
-        try:
+        with closing(Writer(url, patience=0.2)) as writer:
             assert await writer.start_episodes([start("before")]) == set()
             lock = sqlite3.connect(tmp_path / "airlock.db", isolation_level=None)
             lock.execute("BEGIN IMMEDIATE")
@@ -77,8 +77,6 @@ def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) 
                 await writer.start_episodes([start("late")])
             lock.execute("ROLLBACK")
             return await withdrawn(writer)
-        finally:
-            writer.close()
 
     assert asyncio.run(send()) == 1
     assert stored(engine) == (["before", "late"], {"late": "withdrawn"})
@@ -89,16 +87,13 @@ def test_a_start_whose_answer_comes_as_its_request_gives_up_is_withdrawn(tmp_pat
     store.create(url)
 
     async def send() -> int:
-        writer = Writer(url, patience=0.2)
-        try:
+        with closing(Writer(url, patience=0.2)) as writer:
             sent = asyncio.create_task(writer.start_episodes([start("a")]))
             await asyncio.sleep(0)
             time.sleep(1.0)  # the loop is held up: commit and timeout are both there when it looks again
             with pytest.raises(StoreDown):
                 await sent
             return await withdrawn(writer)
-        finally:
-            writer.close()
 
     assert asyncio.run(send()) == 1
 
@@ -108,18 +103,28 @@ def test_starts_that_surely_failed_are_not_remembered(tmp_path: Path) -> None:
     store.create(url)
 
     async def send() -> int:
-        writer = Writer(url)
-        try:
+        with closing(Writer(url)) as writer:
             await writer.outcomes([outcome("before")])
             lock = sqlite3.connect(tmp_path / "airlock.db", isolation_level=None)
             lock.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreDown):
                 await writer.start_episodes([start("a")])
             return len(writer.untold)
-        finally:
-            writer.close()
 
     assert asyncio.run(send()) == 0
+
+
+def test_starts_that_the_store_will_never_take_are_forgotten(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/airlock.db"
+    store.create(url)
+
+    async def withdraw() -> int:
+        with closing(Writer(url)) as writer:
+            writer.untold.add([start("a", policy=None)])
+            await writer.withdraw()
+            return len(writer.untold)
+
+    assert asyncio.run(withdraw()) == 0
 
 
 def test_no_more_starts_are_remembered_than_fit() -> None:

@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import pytest
 
+from bentos import known
 from bentos.door import Call, Door
 from bentos.guard import ClientToken, Guard
 from bentos.package import Serve
@@ -256,6 +257,13 @@ def test_versions_that_do_not_gain_are_asked_one_at_a_time(tmp_path: Path, packa
 
     desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", **package)
     asyncio.run(desk.run(work))
+
+
+def test_paths_of_policies_that_nobody_has_do_not_keep_out_those_of_others() -> None:
+    door = Door(Guard("of-the-admin"))
+    for path in [*(f"/v1/policies/{number}/act" for number in range(known.MOST + 1)), ACT]:
+        door.answer(Call("POST", path, b"", (), b"{}"))
+    assert door.decides(ACT) == "cartpole"
 
 
 def test_a_request_without_the_clients_token_is_not_decided_with_the_others() -> None:

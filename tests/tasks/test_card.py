@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,14 @@ def test_pictures_are_of_the_run_and_only_those_drawn() -> None:
     text = description(_evidence(pictures=("latency",)))
     assert f"get-artifact?path=card/latency.png&run_uuid={RUN}" in text
     assert "canary.png" not in text
+
+
+def test_the_canarys_wide_picture_stands_above_and_the_others_in_pairs() -> None:
+    lines = description(_evidence(pictures=PICTURES)).splitlines()
+    drawn = [re.findall(r"card/(\w+)\.png", line) for line in lines if "card/" in line and ".png" in line]
+    assert drawn == [["canary"], ["return_distribution", "learning_curve"], ["latency", "action_distribution"]]
+    odd = description(_evidence(pictures=("canary", "latency"))).splitlines()
+    assert next(line for line in odd if "latency.png" in line).startswith("| ![latency]")
 
 
 def test_a_failed_check_is_named_at_the_top_with_its_reason_below() -> None:
