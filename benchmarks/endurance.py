@@ -86,7 +86,11 @@ class Releases:
         self.name = self._package.manifest.name
         self.champion = self._publish("promoted")
         mlflow.alias(self.name, "champion", self.champion)
-        self.shows("champion", self.champion)
+        wait_until(  # a worker that has not heard of a champion yet lets the fallback answer
+            lambda: gateway.everywhere(self.name, lambda route: route["champion"] == self.champion),
+            f"all workers route champion {self.champion}",
+            120.0,
+        )
 
     def _publish(self, status: str) -> str:
         directory = Path(tempfile.mkdtemp(dir=self._scratch))

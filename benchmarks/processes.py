@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,23 @@ class GatewayProcess:
         """The worker processes that live."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in children if _is_worker(child)]
+
+    def everywhere(self, policy: str, condition: Callable[[dict[str, Any]], bool]) -> bool:
+        """Whether there are as many workers as asked for, all have started, and the route that each logged last of the
+        policy is as expected."""
+        started: set[int] = set()
+        routes: dict[int, dict[str, Any]] = {}
+        for line in self.log.read_text().splitlines():
+            if not (line.startswith("{") and line.endswith("}")):
+                continue
+            entry = json.loads(line)
+            if entry["event"] == "gateway started":
+                started.add(entry["pid"])
+            elif entry["event"] == "route changed" and entry["policy"] == policy:
+                routes[entry["pid"]] = entry
+        alive = {worker.pid for worker in self.workers()}
+        asked = int(self._environment.get("AIRLOCK_WORKERS", "1"))
+        return len(alive) == asked and alive <= started & routes.keys() and all(condition(routes[pid]) for pid in alive)
 
     def stop(self) -> None:
         """End it as an operator would."""

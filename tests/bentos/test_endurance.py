@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.endurance import Killer, Players, Releases, remote_play, run_cycles, run_outcomes
+from bentos.package import Serve
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess
 from tests.bentos.policy_packages import write_package
 
@@ -27,7 +28,8 @@ def gateway(mlflow: MlflowProcess, tmp_path_factory: pytest.TempPathFactory) -> 
 def releases(mlflow: MlflowProcess, gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Releases:
     """The policy, with a champion."""
     scratch = tmp_path_factory.mktemp("releases")
-    write_package(scratch / "package", name=POLICY)
+    serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)  # a busy machine shall not bring the fallback in
+    write_package(scratch / "package", name=POLICY, serve=serve)
     return Releases(mlflow, gateway, scratch / "package", scratch)
 
 

@@ -59,18 +59,7 @@ class Policy:
 
     def everywhere(self, condition: Callable[[dict[str, Any]], bool]) -> bool:
         """Whether both workers live, have started, and last logged a route of the policy that is as expected."""
-        started: set[int] = set()
-        routes: dict[int, dict[str, Any]] = {}
-        for line in self.gateway.log.read_text().splitlines():
-            if not (line.startswith("{") and line.endswith("}")):
-                continue
-            entry = json.loads(line)
-            if entry["event"] == "gateway started":
-                started.add(entry["pid"])
-            elif entry["event"] == "route changed" and entry["policy"] == self.name:
-                routes[entry["pid"]] = entry
-        alive = {worker.pid for worker in self.gateway.workers()}
-        return len(alive) == 2 and alive <= started & routes.keys() and all(condition(routes[pid]) for pid in alive)
+        return self.gateway.everywhere(self.name, condition)
 
     def seen(self) -> dict[str, Any]:
         """The policy's document, by a connection of its own."""
