@@ -112,9 +112,9 @@ class Condition(Section):
 
     index: NonNegativeInt = Field(description="Which entry of the observation, flattened")
     key: str | None = Field(default=None, description="Of which part of a Dict observation")
-    above: FiniteFloat | None = None
-    below: FiniteFloat | None = None
-    equals: FiniteFloat | None = None
+    above: FiniteFloat | None = Field(default=None, description="Holds where the entry is larger")
+    below: FiniteFloat | None = Field(default=None, description="Holds where the entry is smaller")
+    equals: FiniteFloat | None = Field(default=None, description="Holds where the entry is just this")
 
     @model_validator(mode="after")
     def _says_something(self) -> Condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,10 +35,16 @@ def validate(as_json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of a policy spec."""
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page for people (docs/spec.md) instead.")] = False,
+) -> None:
+    """Print the JSON schema of a policy spec: every field, what it takes, its default and its meaning."""
     from tasks.policies import schema as describe
+    from tasks.spec_reference import reference
 
+    if markdown:
+        typer.echo(reference(), nl=False)
+        return
     emit(describe(), True, lambda out: None)
 
 

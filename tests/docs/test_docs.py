@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from bentos import metrics
 from tasks import alerts
 from tasks.cli import app
-from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT
+from tasks.section import Section
+from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, PolicySpec
+from tasks.spec_reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -105,3 +108,31 @@ def test_every_check_and_every_alert_is_explained() -> None:
     assert {name: len(re.findall(rf"^\| `{name}` \|", table, re.MULTILINE)) for name in alerts.NAMES} == dict.fromkeys(
         alerts.NAMES, 2
     )
+
+
+def test_the_page_of_the_spec_is_what_the_command_prints() -> None:
+    printed = CliRunner().invoke(app, ["policies", "schema", "--markdown"])
+    assert printed.exit_code == 0
+    assert printed.output == reference() == (ROOT / "docs/spec.md").read_text()
+
+
+def test_every_field_of_the_spec_is_explained() -> None:
+    """Read from the models, not from the schema that the page is made of."""
+    explained = {word.replace("[]", "") for word in _first_cells("docs/spec.md")}
+    sections, found = [("", PolicySpec)], set()
+    while sections:
+        path, section = sections.pop()
+        for name, field in section.model_fields.items():
+            found.add(f"{path}{name}")
+            sections += [(f"{path}{name}.", one) for one in _sections(field.annotation)]
+    assert explained == found
+    assert not [
+        row for row in (ROOT / "docs/spec.md").read_text().splitlines() if row.startswith("|") and "|  |" in row
+    ]
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections within a field's type."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
