@@ -129,9 +129,10 @@ class Route:
     def seat_of_episode(self, episode: Episode) -> Seat:
         """The seat of a running episode: its own version for as long as that is loaded and trusted.
 
+        One that began without a version, when only the fallback could answer, has the champion's once there is one.
         Raises Problem (503) when nothing can answer.
         """
-        return self._seat(episode.version, episode.arm, episode.generation)
+        return self.outside if not episode.version else self._seat(episode.version, episode.arm, episode.generation)
 
     def _seat(self, version: str, arm: str, generation: str) -> Seat:
         """One seat for all that are alike: rows are told apart by it."""
@@ -142,7 +143,7 @@ class Route:
             chain = own or self.champion or self.provider
             if chain is None:
                 raise no_version(self.policy)
-            rescue = version == "" or version in self.withdrawn or (own is None and self.champion is None)
+            rescue = version in self.withdrawn or (own is None and self.champion is None)
             seat = Seat(chain, version, arm, generation, rescue)
             if len(self.seats) < _REMEMBERED:
                 self.seats[key] = seat

@@ -96,10 +96,14 @@ def test_an_approved_version_is_loaded_before_it_serves_and_serves_once_it_is_ch
     loaded(following, policy, first)
     answer = following.client.act(policy.name, OBSERVATIONS)
     assert (answer["actions"], answer["versions"], answer["sources"]) == ([0], [None], ["fallback"])
+    (begun,) = following.client.start_episodes(policy.name, [None])
     policy.champion(first)
     shows(following, policy, champion=first)
     answer = following.client.act(policy.name, OBSERVATIONS)
     assert (answer["actions"], answer["versions"], answer["sources"]) == ([1], [first], ["policy"])
+    running = following.client.act(policy.name, OBSERVATIONS, [begun["episode_id"]])
+    assert begun["version"] is None
+    assert (running["actions"], running["versions"], running["sources"]) == ([1], [first], ["policy"])
 
 
 def test_an_alias_moved_to_a_candidate_is_refused_with_the_reason_and_the_champion_serves_on(
