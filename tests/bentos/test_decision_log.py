@@ -184,7 +184,8 @@ def test_all_episodes_of_a_policy_that_explores_are_logged_with_the_probability_
             await desk.act(episode, FINE)
         await desk.write()
 
-    asyncio.run(Desk(tmp_path, url, serve=Serve(explore=True, fallback={"constant": 0})).run(play))
+    serve = Serve(explore=True, deadline_ms=60_000, fallback={"constant": 0})
+    asyncio.run(Desk(tmp_path, url, serve=serve).run(play))
     rows = logged(url)
     assert len(rows) == 10
     logits = np.array([-0.1, 0.1])  # of FINE, in either version

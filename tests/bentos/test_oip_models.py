@@ -177,7 +177,7 @@ def test_the_state_of_one_answer_goes_into_the_next_question(tmp_path: Path) -> 
 
 
 def test_a_policy_that_explores_tells_how_likely_its_actions_were(tmp_path: Path) -> None:
-    write_package(tmp_path, serve=Serve(fallback={"constant": 0}, explore=True))
+    write_package(tmp_path, serve=Serve(fallback={"constant": 0}, explore=True, deadline_ms=60_000))
     version = version_of(tmp_path, "1")
     door = Validate(Assign(route_of({"1": version}, "1")), version.manifest, Signer("key"), version.stateful)
     model = Model(version.manifest, False)

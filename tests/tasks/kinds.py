@@ -177,7 +177,7 @@ def real(kind: str, directory: Path, episodes: int = 20) -> Real:
     packaging = Packaging(
         kind,
         {"id": ENVIRONMENT, "kwargs": {"kind": kind}},
-        Serve(fallback={"constant": chosen.fallback}),
+        Serve(fallback={"constant": chosen.fallback}, deadline_ms=60_000),  # a busy machine shall not bring it in
         Safety(observation_range=None),
         Outcomes(return_range=(-1000, 1000)),
     )

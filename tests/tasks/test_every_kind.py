@@ -43,6 +43,8 @@ from tasks.spec import load as load_spec
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess, wait_until
 from tests.tasks.kinds import KINDS, Real, environment
 
+pytestmark = pytest.mark.timeout(900)  # the gateway of all kinds takes a minute to make
+
 RealPackage = Callable[[str], Real]
 EPISODES = 4
 
