@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, Literal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.monitor_actions import NONE, RETRAIN, ROLL_BACK, choose
@@ -53,6 +53,7 @@ def play(
     return done
 
 
+@settings(deadline=None)
 @given(RUNS, STATUSES)
 def test_actions_are_an_hour_apart_and_of_the_kinds_that_the_spec_asks_for(runs: Any, status: str | None) -> None:
     for spec, kinds in ((ROLLING, {ROLL_BACK}), (ASKING, {RETRAIN}), (BOTH, {ROLL_BACK, RETRAIN}), (ALERTING, set())):
@@ -61,6 +62,7 @@ def test_actions_are_an_hour_apart_and_of_the_kinds_that_the_spec_asks_for(runs:
         assert all(later[0] - earlier[0] >= 3600 for earlier, later in itertools.pairwise(done))
 
 
+@settings(deadline=None)
 @given(RUNS, STATUSES, st.sampled_from([None, "1", "2"]))
 def test_a_rollback_goes_only_to_another_version_that_gateways_route(
     runs: Any, status: str | None, previous: str | None
@@ -70,6 +72,7 @@ def test_a_rollback_goes_only_to_another_version_that_gateways_route(
         assert ROLL_BACK not in done
 
 
+@settings(deadline=None)
 @given(RUNS)
 def test_one_drift_asks_for_one_release(runs: Any) -> None:
     asked = [shift.since for _, what, shift in play(ASKING, runs, state("1", "promoted")) if what == RETRAIN]

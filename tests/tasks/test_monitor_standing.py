@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.monitor_standing import Standing, after, may_act
@@ -24,12 +24,14 @@ def play(runs: list[tuple[bool | None, float]], raise_after: int, clear_after: i
         yield at, breached, standing, acts
 
 
+@settings(deadline=None)
 @given(RUNS, COUNTS, COUNTS, st.floats(0, 5000))
 def test_two_actions_are_never_closer_than_the_cooldown(runs, raise_after, clear_after, cooldown) -> None:  # type: ignore[no-untyped-def]
     acted = [at for at, _, _, acts in play(runs, raise_after, clear_after, cooldown) if acts]
     assert all(later - earlier >= cooldown for earlier, later in itertools.pairwise(acted))
 
 
+@settings(deadline=None)
 @given(RUNS, COUNTS, COUNTS)
 def test_nothing_is_raised_before_so_many_breaches_in_a_row_nor_cleared_before_so_many_clean_runs(
     runs: list[tuple[bool | None, float]], raise_after: int, clear_after: int
@@ -45,6 +47,7 @@ def test_nothing_is_raised_before_so_many_breaches_in_a_row_nor_cleared_before_s
         raised = standing.raised
 
 
+@settings(deadline=None)
 @given(RUNS, COUNTS, COUNTS)
 def test_it_acts_only_on_what_this_run_found_and_was_raised(
     runs: list[tuple[bool | None, float]], raise_after: int, clear_after: int
@@ -53,6 +56,7 @@ def test_it_acts_only_on_what_this_run_found_and_was_raised(
         assert acts == (breached is True and standing.raised)
 
 
+@settings(deadline=None)
 @given(RUNS, COUNTS)
 def test_what_comes_and_goes_from_run_to_run_never_raises_with_two_runs_asked_for(
     runs: list[tuple[bool | None, float]], clear_after: int
