@@ -181,7 +181,7 @@ def test_a_hook_that_does_not_come_back_is_a_fault_and_is_then_left_alone(manife
         release.wait(60)
 
     async def play() -> list[Decision]:
-        runner = Hooked(Ones(), stuck, manifest(deadline_ms=20), "1")
+        runner = Hooked(Ones(), stuck, manifest(deadline_ms=500), "1")
         decisions = [await settled(runner.decide(observations(0.0))) for _ in range(5)]
         assert len(calls) == 2, "both threads are kept: it is not asked again"
         release.set()

@@ -318,14 +318,14 @@ def test_a_question_of_very_many_rows_lets_others_go_first_after_each_call() -> 
 
 def test_a_missed_deadline_says_whether_one_request_asked_for_more_than_there_was_time_for() -> None:
     slow = Slow(0.1)
-    (large,) = batched(slow, [observations(*range(80))], deadline=0.35, in_flight=1)
+    (large,) = batched(slow, [observations(*range(80))], deadline=0.7, in_flight=1)
     assert isinstance(large, DeadlineMissed)
     assert large.partly
     several = [observations(*range(7)) for _ in range(10)]
-    late = [one for one in batched(slow, several, deadline=0.35, in_flight=1) if isinstance(one, DeadlineMissed)]
+    late = [one for one in batched(slow, several, deadline=0.7, in_flight=1) if isinstance(one, DeadlineMissed)]
     assert late
     assert not any(one.partly for one in late), "many requests are slow answers to each"
-    (hanging,) = batched(Slow(0.5), [observations(*range(80))], deadline=0.1, in_flight=1)
+    (hanging,) = batched(Slow(2.0), [observations(*range(80))], deadline=0.1, in_flight=1)
     assert isinstance(hanging, DeadlineMissed)
     assert not hanging.partly, "no call was answered in time"
 
@@ -349,14 +349,14 @@ def test_a_call_that_fails_fails_the_questions_it_has_a_part_of_and_no_other() -
 
 def test_two_calls_at_a_time_only_where_that_pays(package: Path) -> None:
     manifest = load(package).manifest
-    slow = Slow(0.05)
+    slow = Slow(0.2)
     slow.run = lambda rows: Decision(  # type: ignore[method-assign]
         np.zeros(rows.size, np.int64), np.ones(rows.size, bool), Slow.run(slow, rows).sources, ["1"] * rows.size
     )
     assert warm_up(slow, manifest) == Pace(inline_rows=0, in_flight=1), "its calls wait for each other"
     side_by_side = Slow()
     side_by_side.run = lambda rows: (  # type: ignore[method-assign]
-        time.sleep(0.05) or Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
+        time.sleep(0.2) or Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
     )
     assert warm_up(side_by_side, manifest) == Pace(inline_rows=0, in_flight=2)
 
@@ -367,7 +367,7 @@ def test_a_graph_whose_calls_waited_for_their_turn_is_not_taken_for_a_slow_one(p
 
     def run(rows: Rows) -> Decision:
         calls.append(rows.size)
-        time.sleep(0.005 if len(calls) < 100 else 0)
+        time.sleep(0.005 if len(calls) < 40 else 0)
         return Decision(np.zeros(rows.size, np.int64), np.ones(rows.size, bool), [], [])
 
     model = Slow()
@@ -376,7 +376,7 @@ def test_a_graph_whose_calls_waited_for_their_turn_is_not_taken_for_a_slow_one(p
 
 
 def test_a_question_past_its_deadline_is_given_up_and_dropped_from_the_queue() -> None:
-    model = Slow(0.2)
+    model = Slow(2.0)
     answers = batched(model, [observations(0.0) for _ in range(64)], deadline=0.05, batch_size=1)
     assert all(isinstance(answer, DeadlineMissed) for answer in answers)
     assert len(model.calls) <= 4

@@ -203,14 +203,14 @@ def test_requests_to_a_slow_version_wait_in_its_queue_as_one(tmp_path: Path) -> 
 
 def test_those_that_missed_the_deadline_together_do_not_wait_again(tmp_path: Path) -> None:
     async def work(desk: Desk) -> None:
-        sizes = _slowed(desk, 0.3)
+        sizes = _slowed(desk, 2.0)
         answers = await _answers(desk, [_body(FINE)] * 8)
         assert [isinstance(answer, Problem) and answer.status for answer in answers] == [503] * 8, (
             "there is no fallback"
         )
         assert sizes == [8]
 
-    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=50.0))
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path}/airlock.db", serve=Serve(deadline_ms=500.0))
     asyncio.run(desk.run(work))
 
 
@@ -246,7 +246,7 @@ def test_an_arm_neither_waits_for_another_nor_bears_its_faults(tmp_path: Path, f
 
 @pytest.mark.parametrize(
     "package",
-    [{"serve": Serve(batch_size=1)}, {"serve": Serve(max_wait_ms=5.0)}],
+    [{"serve": Serve(batch_size=1)}, {"serve": Serve(max_wait_ms=5.0, deadline_ms=60_000)}],
     ids=["batch size 1", "waits for company"],
 )
 def test_versions_that_do_not_gain_are_asked_one_at_a_time(tmp_path: Path, package: dict[str, Any]) -> None:
