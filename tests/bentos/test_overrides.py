@@ -39,7 +39,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 
 def answers(gateway: GatewayProcess) -> dict[str, set[str]]:
-    """Who answers on each of the two workers: connections are made anew until both were met often."""
+    """Who answers on each of the two workers: connections are made anew until both were met often, or one never."""
     found: dict[str, set[str]] = {}
     with httpx.Client(base_url=gateway.url, headers={"connection": "close"}) as client:
         for number in range(400):
@@ -47,33 +47,32 @@ def answers(gateway: GatewayProcess) -> dict[str, set[str]]:
             found.setdefault(answer["decision_id"][:WORKER], set()).add(answer["source"])
             if len(found) == 2 and number > 20:
                 break
-    assert len(found) == 2, "both workers answer"
     return found
 
 
 def all_from(gateway: GatewayProcess, source: str) -> Callable[[], bool]:
-    return lambda: all(sources == {source} for sources in answers(gateway).values())
+    return lambda: list(answers(gateway).values()) == [{source}] * 2
 
 
 def test_every_worker_follows_an_override_that_one_of_them_took_and_its_end(gateway: GatewayProcess) -> None:
     gateway.client.set_override("cartpole", 0, ttl_seconds=300, reason="icy road", who="ada")
     try:
-        wait_until(all_from(gateway, "override"), "both workers override", 10)
+        wait_until(all_from(gateway, "override"), "both workers override")
         scraped = lambda: 'rl_override_active{policy="cartpole",scope="all"} 1.0' in metrics(gateway)  # noqa: E731
-        wait_until(scraped, "the gauge shows it", 10)
+        wait_until(scraped, "the gauge shows it")
         assert 'rl_override_active{policy="cartpole",scope="user"} 0.0' in metrics(gateway)
         (listed,) = gateway.client.policies()
         assert [one["reason"] for one in listed["overrides"]] == ["icy road"]
     finally:
         gateway.client.clear_override("cartpole")
-    wait_until(all_from(gateway, "policy"), "both workers are back", 10)
+    wait_until(all_from(gateway, "policy"), "both workers are back")
     cleared = lambda: 'rl_override_active{policy="cartpole",scope="all"} 0.0' in metrics(gateway)  # noqa: E731
-    wait_until(cleared, "the gauge shows its end", 10)
+    wait_until(cleared, "the gauge shows its end")
 
 
 def test_an_override_ends_by_itself(gateway: GatewayProcess) -> None:
     gateway.client.set_override("cartpole", 0, ttl_seconds=0.5, reason="a moment")
-    wait_until(all_from(gateway, "policy"), "it has expired", 10)
+    wait_until(all_from(gateway, "policy"), "it has expired")
 
 
 def metrics(gateway: GatewayProcess) -> str:

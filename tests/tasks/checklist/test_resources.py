@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.checklist.live import Usage, resource_usage
 from tasks.checklist.resources import Sampler, parse
+from tests.bentos.gateway_process import wait_until
 from tests.servers.monitoring import Page
 
 MEGABYTE = 1e6
@@ -25,14 +26,14 @@ def page(**workers: tuple[float, float, int]) -> str:
 
 def sampled(pages: list[str]) -> list[Usage]:
     """What is made of these pages, of which the last one stays."""
-    left = list(pages)
-    with (
-        Page(lambda: left.pop(0) if len(left) > 1 else left[0]) as gateway,
-        Sampler(f"http://{gateway.address}") as now,
-    ):
-        while len(left) > 1:
-            now.wait(0.05)
-        now.wait(0.6)
+    told: list[str] = []
+
+    def turn() -> str:
+        told.append(pages[min(len(told), len(pages) - 1)])
+        return told[-1]
+
+    with Page(turn) as gateway, Sampler(f"http://{gateway.address}") as now:
+        wait_until(lambda: len(told) > len(pages), "all were read")  # each before the next is asked for
     return now.samples
 
 
