@@ -256,7 +256,7 @@ def test_acknowledged_outcomes_survive_sigkill(tmp_path: Path) -> None:
     stopping = threading.Event()
 
     def report() -> None:
-        with httpx.Client(base_url=gateway.url, timeout=5) as http:
+        with httpx.Client(base_url=gateway.url, timeout=60) as http:
             while not stopping.is_set():
                 try:
                     identity = http.post(f"{P}/episodes").json()["episode_id"]
