@@ -145,7 +145,8 @@ def of_slow(found: Slow) -> Iterable[str]:
     for connections, fast in found.fast.items():
         yield (
             f"A fast policy beside it, {_connections(connections)}: p99 {fast.beside:.2f} ms, alone {fast.alone:.2f}: "
-            f"{fast.beside / fast.alone:.1f} times (2 asked)"
+            f"{fast.beside / fast.alone:.1f} times (2 asked); on a gateway of its own beside the same load "
+            f"{fast.apart:.2f}"
         )
 
 

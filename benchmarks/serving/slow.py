@@ -33,11 +33,13 @@ ROUNDS = 3
 class Fast(msgspec.Struct, frozen=True):
     """p99 of the fast policy, in ms: with the gateway to itself, and with the slow policy loaded to its limit.
 
-    Each is the median of as many runs as `ROUNDS` says, in turns.
+    `apart` is what the same load does to it on a gateway of its own: that much is the machine's, on whose cores the load
+    is made, too. Each is the median of as many runs as `ROUNDS` says, in turns.
     """
 
     alone: float
     beside: float
+    apart: float
 
 
 class Slow(msgspec.Struct, frozen=True):
@@ -95,7 +97,11 @@ def slow(policy: Policy, scratch: Path, seconds: float, peers: Sequence[Peer] = 
     with _gateway(policy, scratch, BATCH) as (serving, posts):
         batched = wrk.run(posts, CONNECTIONS, seconds)
         batch_of_one = wrk.run(posts, 1, seconds)
-        fast = {count: _fast(serving.one().posts, posts, count, seconds) for count in FAST_CONNECTIONS}
+        aside = scratch / "aside"
+        aside.mkdir()
+        with serve(Gateway(), policy, aside) as own:
+            targets = serving.one().posts, own.one().posts
+            fast = {count: _fast(*targets, posts, count, seconds) for count in FAST_CONNECTIONS}
     return Slow(
         unbatched=unbatched.rate,
         batched=batched.rate,
@@ -139,14 +145,23 @@ def _answers(posts: Posts) -> bool:
     return bool(answer["source"] == "policy")
 
 
-def _fast(posts: Posts, slow_posts: Posts, connections: int, seconds: float) -> Fast:
-    alone, beside = [], []
-    for _ in range(ROUNDS):
-        alone.append(wrk.run(posts, connections, seconds).p99)
-        with ThreadPoolExecutor(1) as executor:
-            # The slow load begins before and ends after.
-            loading = executor.submit(wrk.run, slow_posts, CONNECTIONS, seconds + 2)
-            time.sleep(1.0)
-            beside.append(wrk.run(posts, connections, seconds).p99)
-            loading.result()
-    return Fast(statistics.median(alone), statistics.median(beside))
+def _fast(posts: Posts, apart: Posts, slow_posts: Posts, connections: int, seconds: float) -> Fast:
+    rounds = [
+        Fast(
+            alone=wrk.run(posts, connections, seconds).p99,
+            beside=_beside(slow_posts, posts, connections, seconds),
+            apart=_beside(slow_posts, apart, connections, seconds),
+        )
+        for _ in range(ROUNDS)
+    ]
+    return Fast(*(statistics.median(column) for column in zip(*map(msgspec.structs.astuple, rounds), strict=True)))
+
+
+def _beside(slow_posts: Posts, posts: Posts, connections: int, seconds: float) -> float:
+    """p99 in ms, while the slow policy is loaded, which begins before and ends after."""
+    with ThreadPoolExecutor(1) as executor:
+        loading = executor.submit(wrk.run, slow_posts, CONNECTIONS, seconds + 2)
+        time.sleep(1.0)
+        p99 = wrk.run(posts, connections, seconds).p99
+        loading.result()
+    return p99
