@@ -33,8 +33,8 @@ ROUNDS = 3
 class Fast(msgspec.Struct, frozen=True):
     """p99 of the fast policy, in ms: with the gateway to itself, and with the slow policy loaded to its limit.
 
-    `apart` is what the same load does to it on a gateway of its own: that much is the machine's, on whose cores the load
-    is made, too. Each is the median of as many runs as `ROUNDS` says, in turns.
+    `apart` is what the same load does to it on a gateway of its own: that much is the machine's, on whose cores the
+    load is made, too. Each is the median of as many runs as `ROUNDS` says, in turns.
     """
 
     alone: float
