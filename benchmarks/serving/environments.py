@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from benchmarks.serving.peers.peer import PROJECT_PYTHON, Peer
@@ -45,12 +44,9 @@ def install(peer: Peer) -> str | None:
 
 
 def _interpreter(peer: Peer) -> str:
-    """What an environment is made from: where a peer loads libpython, an interpreter that is built with it."""
-    if peer.embeds_python and not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        system = Path("/usr/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
-        if system.exists():
-            return str(system)
-    return sys.executable
+    """What an environment is made from: where a peer loads libpython, the one whose it will find."""
+    system = Path("/usr/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return str(system) if peer.embeds_python and system.exists() else sys.executable
 
 
 def _wanted(peer: Peer) -> str:

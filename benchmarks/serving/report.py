@@ -54,7 +54,7 @@ def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
     for line in lines.values():
         cells = [_cell(line.cells[count]) if count in line.cells else [] for count in CONNECTIONS]
         if line.problem:
-            cells[0] = line.problem.splitlines()[-1:]
+            cells[0] = [_reason(line.problem)]
         rows.append([[line.title], *cells, [] if line.many is None else _rows(line.many)])
     return ["one worker each", *counts, many], rows
 
@@ -62,6 +62,12 @@ def table(lines: Mapping[str, Line]) -> tuple[list[str], list[list[list[str]]]]:
 def sentences(name: str, found: Any) -> Iterable[str]:
     """A measurement in words."""
     return _SENTENCES[name](found)
+
+
+def _reason(problem: str) -> str:
+    """The line that says most: the last that names an error, else the last."""
+    lines = problem.splitlines()
+    return next((line for line in reversed(lines) if "Error: " in line), lines[-1])
 
 
 def _connections(count: int) -> str:

@@ -100,15 +100,20 @@ def test_what_pip_says_is_told_when_a_peer_cannot_be_installed(tmp_path: Path, m
     assert environments.python(Mosec()) is None
 
 
-def test_a_peer_that_embeds_python_gets_an_interpreter_with_a_library_where_there_is_one(
+def test_a_peer_that_loads_libpython_gets_the_systems_interpreter_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(environments.sysconfig, "get_config_var", lambda _: 0)
-    monkeypatch.setattr(Path, "exists", lambda path: path.parent == Path("/usr/bin"))
+    monkeypatch.setattr(Path, "exists", lambda path: True)
     assert environments._interpreter(PEERS["triton"]).startswith("/usr/bin/python3")
     assert environments._interpreter(Mosec()) == sys.executable
-    monkeypatch.setattr(environments.sysconfig, "get_config_var", lambda _: 1)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
     assert environments._interpreter(PEERS["triton"]) == sys.executable
+
+
+def test_of_a_peer_that_did_not_start_the_line_is_shown_that_names_the_error() -> None:
+    said = "ended with 1: Traceback\nAttributeError: no such thing\nAt:\n;"
+    _, rows = report.table({"triton": Line("Triton", problem=said), "mosec": Line("mosec", problem="not installed")})
+    assert [row[1] for row in rows] == [["AttributeError: no such thing"], ["not installed"]]
 
 
 def test_the_decision_path_is_told_in_runs_of_the_graph_too() -> None:
