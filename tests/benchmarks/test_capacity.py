@@ -40,7 +40,7 @@ def test_requests_that_come_together_wait_for_each_other() -> None:
 def test_a_closed_loop_answers_as_one_gateway_worker_was_measured_to(
     connections: int, cpu: float, rate: float, p50: float
 ) -> None:
-    """CPU time a request, requests/s and p50 are those of docs/benchmarks.md, one run, one worker."""
+    """CPU time a request, requests/s and p50 are of one run with one worker, on the slower machine of docs/scale.md."""
     found, latency = closed_queue(connections, constant(cpu), 1)
     assert found == pytest.approx(rate, rel=0.05)
     assert np.median(latency) == pytest.approx(p50, rel=0.15)
