@@ -32,13 +32,13 @@ def _section(path: str, section: dict[str, Any], known: dict[str, Any], sections
     rows, below = [], []
     required = section.get("required", ())
     for name, field in section["properties"].items():
-        needed = name in required
         inner, listed = _inner(field, known)
         if inner is not None:
             below.append((f"{path}{name}{'[]' if listed else ''}.", inner))
-        kind = _kind(field, known)
-        default = "required" if needed else _default(field)
-        rows.append((f"`{path}{name}`", _cell(kind), _cell(default), _cell(field.get("description") or _about(inner))))
+        default = "required" if name in required else _default(field)
+        rows.append(
+            (f"`{path}{name}`", _cell(_kind(field)), _cell(default), _cell(field.get("description") or _about(inner)))
+        )
     title = path.removesuffix(".") or "name and sections"
     about = _about(section) if path else "What a file has at its top."
     sections.append(f"## {title}\n\n{about}\n\n{table(('field', 'value', 'default', 'meaning'), rows)}\n")
@@ -60,32 +60,32 @@ def _about(inner: dict[str, Any] | None) -> str:
     return "" if inner is None else str(inner["description"]).splitlines()[0]
 
 
-def _kind(form: dict[str, Any], known: dict[str, Any]) -> str:
+def _kind(form: dict[str, Any]) -> str:
     """What values a field takes, in words."""
     several = form.get("anyOf") or form.get("oneOf")
     if several:
-        return " or ".join(_kind(one, known) for one in several)
+        return " or ".join(_kind(one) for one in several)
     if "$ref" in form:
         return "section"
     if "enum" in form or "const" in form:
         return " or ".join(f"`{_value(one)}`" for one in form.get("enum", [form.get("const")]))
     if "prefixItems" in form:
-        return f"[{', '.join(_kind(one, known) for one in form['prefixItems'])}]"
+        return f"[{', '.join(_kind(one) for one in form['prefixItems'])}]"
     if form.get("type") == "array":
-        return f"[{_kind(form.get('items', {}), known)}, …]"
+        return f"[{_kind(form.get('items', {}))}, …]"
     if form.get("type") == "object":
-        return _mapping(form, known)
+        return _mapping(form)
     limits = [f"{word} {form[name]:,}" for name, word in _LIMITS if name in form]
     return " ".join([_KINDS.get(form.get("type", ""), form.get("type", "anything")), ", ".join(limits)]).strip()
 
 
-def _mapping(form: dict[str, Any], known: dict[str, Any]) -> str:
+def _mapping(form: dict[str, Any]) -> str:
     values = form.get("additionalProperties") or next(iter(form.get("patternProperties", {}).values()), None)
     keys = form.get("propertyNames")
     told = "mapping"
     if keys and "enum" in keys:
         told += f" with {' or '.join(f'`{one}`' for one in keys['enum'])}"
-    return f"{told} to {_kind(values, known)}" if isinstance(values, dict) and values else told
+    return f"{told} to {_kind(values)}" if isinstance(values, dict) and values else told
 
 
 def _default(field: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     home = tmp_path_factory.mktemp("overridden")
     write_package(home / "package")
     found = GatewayProcess(home, AIRLOCK_PACKAGE=str(home / "package"), AIRLOCK_VERSION="7", AIRLOCK_WORKERS="2")
+    wait_until(lambda: len(answers(found)) == 2, "both workers answer")
     yield found
     found.stop()
 
@@ -57,22 +58,22 @@ def all_from(gateway: GatewayProcess, source: str) -> Callable[[], bool]:
 def test_every_worker_follows_an_override_that_one_of_them_took_and_its_end(gateway: GatewayProcess) -> None:
     gateway.client.set_override("cartpole", 0, ttl_seconds=300, reason="icy road", who="ada")
     try:
-        wait_until(all_from(gateway, "override"), "both workers override")
+        wait_until(all_from(gateway, "override"), "both workers override", 10)
         scraped = lambda: 'rl_override_active{policy="cartpole",scope="all"} 1.0' in metrics(gateway)  # noqa: E731
-        wait_until(scraped, "the gauge shows it")
+        wait_until(scraped, "the gauge shows it", 10)
         assert 'rl_override_active{policy="cartpole",scope="user"} 0.0' in metrics(gateway)
         (listed,) = gateway.client.policies()
         assert [one["reason"] for one in listed["overrides"]] == ["icy road"]
     finally:
         gateway.client.clear_override("cartpole")
-    wait_until(all_from(gateway, "policy"), "both workers are back")
+    wait_until(all_from(gateway, "policy"), "both workers are back", 10)
     cleared = lambda: 'rl_override_active{policy="cartpole",scope="all"} 0.0' in metrics(gateway)  # noqa: E731
-    wait_until(cleared, "the gauge shows its end")
+    wait_until(cleared, "the gauge shows its end", 10)
 
 
 def test_an_override_ends_by_itself(gateway: GatewayProcess) -> None:
     gateway.client.set_override("cartpole", 0, ttl_seconds=0.5, reason="a moment")
-    wait_until(all_from(gateway, "policy"), "it has expired")
+    wait_until(all_from(gateway, "policy"), "it has expired", 10)
 
 
 def metrics(gateway: GatewayProcess) -> str:
