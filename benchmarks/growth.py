@@ -27,10 +27,14 @@ from bentos import store
 from bentos.package import Outcomes
 from bentos.retention import Retention
 from bentos.sweep import sweep
-from tasks import canary, champion_returns, history, readings, results, stored_units
-from tasks.analysis.plan import CanaryPlan
-from tasks.checklist.post import reported_returns
-from tasks.registry import Model, Version
+from plugins.console import charts as history
+from tasks.alerts import readings
+from tasks.analysis.judge.plan import CanaryPlan
+from tasks.canary import champion_returns, results
+from tasks.canary import lifecycle as canary
+from tasks.canary import units as stored_units
+from tasks.checklist.post_deployment import reported_returns
+from tasks.tracking.registry import Model, Version
 
 ROUNDS = 3
 PLACE = 2
@@ -115,7 +119,7 @@ def measure(engine: sa.Engine, life: Life) -> list[Cost]:
     tried = Version(plan.version, "run", {"generation": plan.generation, "validation_status": "approved"})
 
     def look() -> dict[str, Any]:
-        with patch("tasks.evidence.Registry", lambda: RunningCanary(plan)):
+        with patch("tasks.canary.evidence.Registry", lambda: RunningCanary(plan)):
             return canary.look(policy, plan.generation, plan.to_json())
 
     def in_transaction(work: Callable[[sa.Connection], Any]) -> Callable[[], Any]:

@@ -20,24 +20,24 @@ from rich.console import Console
 from rich.table import Table
 
 from bentos.package import Space, load
-from tasks.algorithms import algorithm_class
-from tasks.benchmark_table import not_measured
-from tasks.export import ONNX, TORCHSCRIPT, Exported, describe_outputs, write_formats
-from tasks.exporters import exporter_for
-from tasks.graph import decider, open_session
-from tasks.importing import Agent
+from tasks.build.export.families import exporter_for
+from tasks.build.export.formats import ONNX, TORCHSCRIPT, Exported, describe_outputs, write_formats
+from tasks.build.export.graph import decider, open_session
+from tasks.build.packaging.assemble import Evidence, assemble, git_sha
+from tasks.build.training.agent import Agent
+from tasks.build.training.algorithms import algorithm_class
+from tasks.build.training.rollout import play
+from tasks.build.training.spaces import describe
+from tasks.build.variants.measure import ACCELERATORS, bound_caller, caller, on_accelerator
+from tasks.build.variants.quantize import compare_actions
+from tasks.build.variants.selection import Row, Selection
+from tasks.build.variants.served_graph import write_served
+from tasks.build.variants.table import not_measured
+from tasks.build.variants.timing import Call, durations, relative_cost
+from tasks.build.variants.writers import VARIANTS, quiet
 from tasks.inputs import Inputs, in_batches, repeat
-from tasks.measurement import ACCELERATORS, bound_caller, caller, on_accelerator
-from tasks.packaging import Packaging
-from tasks.quantize import compare_actions
-from tasks.rollout import play
-from tasks.select import Evidence, assemble, git_sha
-from tasks.selection import Row, Selection
-from tasks.serving import write_served
-from tasks.spaces import describe
-from tasks.spec import Environment
-from tasks.timing import Call, durations, relative_cost
-from tasks.variants import VARIANTS, quiet
+from tasks.spec.packaging import Packaging
+from tasks.spec.sections import Environment
 
 BATCHES = (1, 32, 1024)
 ROUNDS = 30

@@ -24,18 +24,19 @@ from rich.table import Table
 
 from benchmarks.production import Production, Report, exploring_package
 from bentos import store
-from tasks.importing import Agent
-from tasks.learning import log, transitions
+from tasks.build.training.agent import Agent
+from tasks.build.training.rollout import bootstrap_interval, play
+from tasks.build.training.train import train_model
+from tasks.canary.simulation import Rules
+from tasks.canary.simulation import play as canary
+from tasks.learning import dataset as transitions
+from tasks.learning import log
 from tasks.learning.candidate import acting, alike
-from tasks.learning.judge import Verdict, judge, worth
+from tasks.learning.evaluation import Verdict, judge, worth
 from tasks.learning.log import Found, Wanted
-from tasks.learning.stages import fine_tuned
 from tasks.learning.trainable import Champion, trainable
-from tasks.rollout import bootstrap_interval, play
-from tasks.simulated_canary import Rules
-from tasks.simulated_canary import play as canary
-from tasks.spec import Learn, Params, PolicySpec, effective, load
-from tasks.train import train_model
+from tasks.spec.sections import Learn, Params, PolicySpec, effective, load
+from tasks.stages.learn import fine_tuned
 
 WEAK_STEPS = 2_500
 PAIRED = 200
@@ -98,7 +99,7 @@ def logged(weak: Weak, database: Path, episodes: int, seed: int, say: Report) ->
     production.play(weak.spec, range(first, first + episodes), say)
     production.close()
     agent = weak.champion.agent()
-    from tasks.spaces import describe
+    from tasks.build.training.spaces import describe
 
     wanted = Wanted(
         weak.spec.name,
@@ -138,7 +139,7 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
     training = data.only(~held)
     started = time.monotonic()
     agent = trainable(weak.spec, weak.champion, settings.seed)
-    from tasks.spaces import describe
+    from tasks.build.training.spaces import describe
 
     space = describe(agent.model.action_space)
     fine_tuned(agent, training, settings, lambda given: worth(training, space, acting(given, True, settings.seed).act))

@@ -22,10 +22,10 @@ from bentos.reports import Reports
 from bentos.single import Package, route
 from bentos.wire import ActRequest, EpisodesRequest, Reward
 from bentos.writer import Writer
-from tasks.apart import Limits
-from tasks.delivery import Order, deliver
-from tasks.environments import make
-from tasks.spec import PolicySpec
+from tasks.build.packaging.delivery import Order, deliver
+from tasks.build.training.environments import make
+from tasks.sandbox import Limits
+from tasks.spec.sections import PolicySpec
 
 Report = Callable[[float], float]
 """What a client says of a reward: itself, if it is honest."""

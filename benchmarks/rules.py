@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.worlds import Bools, Canaries, Floats, first_episodes
-from tasks.analysis import asymptotic, mean_difference
-from tasks.analysis.asymptotic import CENTRE_UNITS, PROMOTION_UNITS
-from tasks.analysis.betting import cut
-from tasks.analysis.stakes import Scale, stakes, weights
+from tasks.analysis.sequential import asymptotic, mean_difference
+from tasks.analysis.sequential.asymptotic import CENTRE_UNITS, PROMOTION_UNITS
+from tasks.analysis.sequential.stakes import Scale, stakes, weights
+from tasks.analysis.sequential.wealth import cut
 
 ALPHA = 0.05
 NEVER = np.iinfo(np.int64).max

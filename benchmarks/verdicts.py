@@ -26,11 +26,12 @@ from scipy.stats import beta
 
 from benchmarks.rules import ALPHA, NEVER, RULES, Rule, airlock
 from benchmarks.worlds import BUDGET, WORLDS, Canaries, Environment, World, first_episodes, simulate
-from tasks.analysis import anchor, guardrails, mean_difference, rates, sample_ratio
-from tasks.analysis.anchor import Anchor
-from tasks.analysis.judge import Evidence, judge
-from tasks.analysis.plan import CanaryPlan
-from tasks.analysis.units import Units
+from tasks.analysis.judge import anchor, guardrails
+from tasks.analysis.judge.anchor import Anchor
+from tasks.analysis.judge.plan import CanaryPlan
+from tasks.analysis.judge.units import Units
+from tasks.analysis.judge.verdict import Evidence, judge
+from tasks.analysis.sequential import mean_difference, rates, sample_ratio
 
 ENVIRONMENTS: tuple[Environment, ...] = ("still", "flipping", "200 users", "1,000 Zipf users")
 LOSSES = {2.0: 300, 1.0: 600, 0.5: 1600, 0.2: 4000}

@@ -249,7 +249,7 @@ audit = sa.Table(
     sa.Index("ix_audit_policy", "policy", "id"),
     sqlite_autoincrement=True,
 )
-"""What people and monitors did or noticed that is not a transition or an override: see `tasks/audit.py`."""
+"""What people and monitors did or noticed that is not a transition or an override: see `tasks/control/audit.py`."""
 
 monitor_reports = sa.Table(
     "monitor_reports",

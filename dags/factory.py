@@ -14,7 +14,7 @@ from plugins.operators.canary import CanaryOperator
 from plugins.operators.monitor import AskForRelease, LookAtChampion
 from plugins.operators.report import ReportOperator
 from plugins.operators.stage import StageOperator
-from tasks.spec import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
+from tasks.spec.sections import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
 
 
 def dags_of(policy: str) -> dict[str, DAG]:
@@ -47,31 +47,38 @@ def release_dag(spec: PolicySpec) -> DAG:
     ) as dag:
         with TaskGroup("build", tooltip="Train or import, evaluate, export, quantize, benchmark, select"):
             train = StageOperator(
-                task_id="train", stage="tasks.train:train", task_display_name="train or import", queue=TRAIN_QUEUE
+                task_id="train",
+                stage="tasks.build.training.train:train",
+                task_display_name="train or import",
+                queue=TRAIN_QUEUE,
             )
-            evaluate = StageOperator(task_id="evaluate", stage="tasks.evaluate:evaluate", queue=TRAIN_QUEUE)
-            export = StageOperator(task_id="export", stage="tasks.export:export")
-            quantize = StageOperator(task_id="quantize", stage="tasks.quantize:quantize", queue=TRAIN_QUEUE)
+            evaluate = StageOperator(
+                task_id="evaluate", stage="tasks.build.training.evaluation:evaluate", queue=TRAIN_QUEUE
+            )
+            export = StageOperator(task_id="export", stage="tasks.build.export.formats:export")
+            quantize = StageOperator(
+                task_id="quantize", stage="tasks.build.variants.quantize:quantize", queue=TRAIN_QUEUE
+            )
             benchmark = StageOperator.partial(
                 task_id="benchmark",
-                stage="tasks.benchmark:benchmark",
+                stage="tasks.build.variants.benchmark:benchmark",
                 queue=TRAIN_QUEUE,
                 max_active_tis_per_dagrun=1,
                 map_index_template="{{ task.arguments['family'] }}",
             ).expand(arguments=[{"family": family} for family in FAMILIES])
-            select = StageOperator(task_id="select", stage="tasks.select:select")
+            select = StageOperator(task_id="select", stage="tasks.build.packaging.assemble:select")
             train >> evaluate >> export >> quantize >> benchmark >> select
         with TaskGroup("register", tooltip="A candidate in the MLflow registry, with its model card"):
-            register = StageOperator(task_id="model_version", stage="tasks.register:register")
+            register = StageOperator(task_id="model_version", stage="tasks.stages.register:register")
         with TaskGroup("package", tooltip="A Bento, built, served and asked"):
-            bento = StageOperator(task_id="bento", stage="tasks.bento:build")
+            bento = StageOperator(task_id="bento", stage="tasks.build.packaging.bento:build")
         with TaskGroup("pre_deployment", tooltip="The checklist before anyone is served; approval where asked for"):
             before = StageOperator(task_id="checklist", stage="tasks.checklist:pre_deployment")
             approval = ReleaseApproval(task_id="approval", subject=f"Release a new {spec.name} to a canary?")
             before >> approval
         with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
             canary = CanaryOperator(task_id="verdict", retries=10)
-            users = StageOperator(task_id="simulated_users", stage="tasks.simulated_users:simulate")
+            users = StageOperator(task_id="simulated_users", stage="tasks.stages.simulated_users:simulate")
         with TaskGroup(
             "post_deployment", tooltip="The checklist on the new champion; failing restores the previous one"
         ):

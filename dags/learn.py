@@ -8,7 +8,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, CronTriggerTimetable
 
 from plugins.operators.learn import LearnOperator
-from tasks.spec import Learn, PolicySpec
+from tasks.spec.sections import Learn, PolicySpec
 
 TRAIN_QUEUE = "train"
 """Where the tasks go that keep a processor busy for long. Only executors with queues (Celery) look at it."""
@@ -31,10 +31,10 @@ def learn_dag(spec: PolicySpec, learn: Learn) -> DAG:
         tags=["airlock", spec.name],
         default_args={"retries": 2, "retry_delay": timedelta(seconds=5)},
     ) as dag:
-        collect = LearnOperator(task_id="collect", stage="tasks.learning.stages:collect")
-        fine_tune = LearnOperator(task_id="fine_tune", stage="tasks.learning.stages:fine_tune", queue=TRAIN_QUEUE)
+        collect = LearnOperator(task_id="collect", stage="tasks.stages.learn:collect")
+        fine_tune = LearnOperator(task_id="fine_tune", stage="tasks.stages.learn:fine_tune", queue=TRAIN_QUEUE)
         evaluate = LearnOperator(
-            task_id="evaluate", stage="tasks.learning.stages:evaluate", rejection_skips=True, queue=TRAIN_QUEUE
+            task_id="evaluate", stage="tasks.stages.learn:evaluate", rejection_skips=True, queue=TRAIN_QUEUE
         )
         release = TriggerDagRunOperator(
             task_id="release",

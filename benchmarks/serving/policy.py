@@ -41,15 +41,15 @@ def make(directory: Path) -> Policy:
     from stable_baselines3 import PPO
 
     from bentos import package
-    from tasks.benchmark import BATCHES
-    from tasks.export import ONNX, Exported, describe_outputs, write_formats
-    from tasks.exporters import exporter_for
-    from tasks.importing import Agent
-    from tasks.measurement import measure
-    from tasks.packaging import Packaging
-    from tasks.select import Evidence, assemble, git_sha
-    from tasks.selection import Row, Selection, fastest_batch
-    from tasks.spaces import describe
+    from tasks.build.export.families import exporter_for
+    from tasks.build.export.formats import ONNX, Exported, describe_outputs, write_formats
+    from tasks.build.packaging.assemble import Evidence, assemble, git_sha
+    from tasks.build.training.agent import Agent
+    from tasks.build.training.spaces import describe
+    from tasks.build.variants.benchmark import BATCHES
+    from tasks.build.variants.measure import measure
+    from tasks.build.variants.selection import Row, Selection, fastest_batch
+    from tasks.spec.packaging import Packaging
 
     target = directory / "package"
     target.mkdir(parents=True)

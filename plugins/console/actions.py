@@ -1,7 +1,7 @@
 """What users do from the console: each deed authorised, proved to be wanted, carried out, and told in the story.
 
-What the control plane and the gateway do leaves rows with the user's name by itself (`tasks/audit.py` reads them). The
-audit log gets what leaves none: releases that were triggered, and everything that was refused or failed.
+What the control plane and the gateway do leaves rows with the user's name by itself (`tasks/control/audit.py` reads
+them). The audit log gets what leaves none: releases that were triggered, and everything that was refused or failed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from bentos import home, store
-from plugins.console import forms, inside
+from plugins.console import airflow_client as inside
+from plugins.console import commands as operate
+from plugins.console import forms, overview
 from plugins.console.access import SignedIn, may_act
-from plugins.console.inside import AirflowRefused
-from plugins.console.work import work
-from tasks import audit, operate, overview
+from plugins.console.airflow_client import AirflowRefused
+from plugins.console.commands import BadForm
+from plugins.console.thread_pool import work
+from tasks.control import audit
+from tasks.control.lease import LeaseHeld, LeaseLost
+from tasks.control.overrides import OverrideRefused
 from tasks.errors import Misconfigured, first_line
-from tasks.lease import LeaseHeld, LeaseLost
-from tasks.operate import BadForm
-from tasks.overriding import OverrideRefused
-from tasks.rest import RegistryUnavailable
+from tasks.tracking.client import RegistryUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from plugins.operators.stage import begin, final
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from tasks.approval import Answer
-    from tasks.runs import Release
+    from tasks.stages.approval import Answer
+    from tasks.tracking.release import Release
 
 
 class ReleaseApproval(ApprovalOperator):
@@ -37,7 +37,7 @@ class ReleaseApproval(ApprovalOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask, if the release asks for it. What was answered before this try was killed is not asked again."""
-        from tasks import approval
+        from tasks.stages import approval
 
         release = begin(context)
         if release.spec.approval_hours is None:
@@ -54,7 +54,7 @@ class ReleaseApproval(ApprovalOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Act on the answer. Raises AirflowFailException on a rejection."""
-        from tasks import approval
+        from tasks.stages import approval
 
         release = begin(context)
         if "error" in event:
@@ -69,7 +69,7 @@ class ReleaseApproval(ApprovalOperator):
         return self._act(release, given)
 
     def _act(self, release: Release, given: Answer) -> dict[str, Any]:
-        from tasks import approval
+        from tasks.stages import approval
 
         done = final(approval.answer, release, given)
         if not given.approved:

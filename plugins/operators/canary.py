@@ -66,7 +66,7 @@ class CanaryTrigger(BaseTrigger):
 
 
 def _look(policy: str, generation: str, plan: dict[str, Any]) -> dict[str, Any]:
-    from tasks import canary  # in the thread: importing it must not block the triggerer's loop
+    from tasks.canary import lifecycle as canary  # in the thread: importing it must not block the triggerer's loop
 
     return canary.look(policy, generation, plan)
 
@@ -86,7 +86,7 @@ class CanaryOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start (or take up) the canary and wait."""
-        from tasks import canary
+        from tasks.canary import lifecycle as canary
 
         release = begin(context)
         done = final(release.get_json, "canary/verdict.json")
@@ -97,7 +97,7 @@ class CanaryOperator(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Act on what the trigger saw: the next ramp step, or the verdict, computed again from the stored rows."""
-        from tasks import canary
+        from tasks.canary import lifecycle as canary
 
         release = begin(context)
         if event["verdict"] == "continue":
@@ -109,7 +109,7 @@ class CanaryOperator(BaseOperator):
         return dict(outcome)
 
     def _wait(self, release: Any) -> Any:
-        from tasks import canary
+        from tasks.canary import lifecycle as canary
 
         plan = final(canary.plan, release)
         self.defer(

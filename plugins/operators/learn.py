@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from plugins.operators.retry import wait_out
 from tasks.errors import Misconfigured, Rejected
-from tasks.outage import wait_out
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

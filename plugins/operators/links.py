@@ -8,7 +8,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 
 from bentos import home
-from tasks.runs import Release
+from tasks.tracking.release import Release
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -40,7 +40,7 @@ class ModelVersionLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """URL of the version, or the empty string while there is none."""
-        from tasks.register import version_of
+        from tasks.stages.register import version_of
 
         policy = policy_of(ti_key.dag_id)
         release = Release.find(policy, ti_key.run_id)

@@ -18,7 +18,7 @@ class LookAtChampion(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Look once. A run that was cut short and is tried again does nothing twice."""
-        from tasks.monitor import monitor
+        from tasks.monitoring.monitor import monitor
 
         policy = context["dag"].dag_id.removeprefix("monitor_")
         result: dict[str, Any] = final(monitor, policy, context["dag_run"].run_id)
@@ -35,7 +35,7 @@ class AskForRelease(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Say why on the event, for whoever reads the release it starts."""
-        from tasks.monitor_actions import RETRAIN
+        from tasks.monitoring.actions import RETRAIN
 
         found = context["ti"].xcom_pull(task_ids=self.after) or {}
         action = found.get("action", {})

@@ -8,8 +8,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from plugins.operators.links import LINKS
-from tasks.outage import wait_out
-from tasks.runs import Release
+from plugins.operators.retry import wait_out
+from tasks.tracking.release import Release
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,7 +24,7 @@ class ReportOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Report from the states of the run's other tasks."""
-        from tasks.report import ENDED_WELL, report
+        from tasks.stages.report import ENDED_WELL, report
 
         ti, dag_run, dag_id = context["ti"], context["dag_run"], context["dag"].dag_id
         states = ti.get_task_states(dag_id=dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})

@@ -10,10 +10,10 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from plugins.operators.links import LINKS
+from plugins.operators.retry import wait_out
 from tasks.errors import Misconfigured, Rejected
-from tasks.outage import wait_out
-from tasks.runs import Release
-from tasks.spec import Params
+from tasks.spec.sections import Params
+from tasks.tracking.release import Release
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

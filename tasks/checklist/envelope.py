@@ -12,8 +12,8 @@ from bentos.package import Policy
 from tasks.checklist.fuzz import extreme_questions
 from tasks.checklist.served import Served
 from tasks.checklist.types import Finding
+from tasks.gateway_requests import ask, numbers
 from tasks.inputs import MASK, Inputs
-from tasks.questions import ask, numbers
 
 EXTREMES, FEWEST, NUMBERS = 4_000, 64, 8_000_000
 """Extreme observations asked for: fewer where they hold more numbers than that together, but some always."""

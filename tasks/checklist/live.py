@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks import readings
-from tasks.alerts import MAX_ACTION_SHIFT, MAX_ERRORS
-from tasks.checklist.packaged import NO_BASELINE
+from tasks.alerts import readings
+from tasks.alerts.rules import MAX_ACTION_SHIFT, MAX_ERRORS
+from tasks.checklist.package import NO_BASELINE
 from tasks.checklist.types import Finding
-from tasks.spec import PolicySpec
+from tasks.spec.sections import PolicySpec
 
 MINIMUM_REQUESTS, MINIMUM_DECISIONS, MINIMUM_RETURNS = 100, 1_000, 20
 MAX_RSS_MB, MAX_GROWTH_MB, MAX_NEW_FILES = 4_000.0, 64.0, 64

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from bentos.certificates import trusted
+from tasks.gateway_requests import body, rows_a_request, turns
 from tasks.inputs import START, Inputs
-from tasks.questions import body, rows_a_request, turns
 
 TURNS = 64
 """How many different requests there are, asked again and again."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 from tasks.checklist.gate import Decision, decide
 from tasks.checklist.types import PHASES, Check, Checklist, Finding, Phase
-from tasks.lease import LeaseHeld, LeaseLost
-from tasks.rest import RegistryUnavailable
-from tasks.spec import Mode
+from tasks.control.lease import LeaseHeld, LeaseLost
+from tasks.spec.sections import Mode
+from tasks.tracking.client import RegistryUnavailable
 
 log = logging.getLogger(__name__)
 

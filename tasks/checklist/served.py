@@ -14,11 +14,11 @@ import numpy as np
 
 from bentos.certificates import trusted
 from bentos.package import Policy, load
+from tasks.build.packaging.scratch_server import Server
 from tasks.checklist.fuzz import bad_requests
 from tasks.checklist.types import Finding
+from tasks.gateway_requests import ask
 from tasks.inputs import Inputs, concatenate, observations, only_observations, plain, size, take
-from tasks.questions import ask
-from tasks.server import Server
 
 PATIENCE_SECONDS = 5.0
 METRICS = (

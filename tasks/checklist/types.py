@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, Mode
+from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT, Mode
 
 Phase = Literal["pre_deployment", "post_deployment"]
 Status = Literal["pass", "fail", "skip", "inconclusive"]

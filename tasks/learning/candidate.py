@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.build.training.agent import Agent
 from tasks.errors import Misconfigured
-from tasks.importing import Agent
 from tasks.inputs import Array
-from tasks.learning.judge import Judged
-from tasks.spec import STOCHASTIC
+from tasks.learning.evaluation import Judged
+from tasks.spec.sections import STOCHASTIC
 
 if TYPE_CHECKING:
-    from tasks.runs import Release
+    from tasks.tracking.release import Release
 
 _ROWS = 4_096
 
@@ -73,9 +73,9 @@ def adopt(release: Release) -> dict[str, Any]:
 
     Raises Misconfigured where the run has no candidate, its evaluation did not let it pass, or its model was changed.
     """
+    from tasks.build.training.train import MODEL, TRAINING, Training, params_digest
     from tasks.learning.run import CANDIDATE, EVALUATION, LEARNING
-    from tasks.tracking import Tracking
-    from tasks.train import MODEL, TRAINING, Training, params_digest
+    from tasks.tracking.runs import Tracking
 
     run_id = release.params.learned_run
     if not run_id:

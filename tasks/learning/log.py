@@ -31,8 +31,8 @@ from bentos import store
 from bentos.manifest import Space
 from bentos.rows import POLICY
 from tasks.inputs import Array
-from tasks.learning.transitions import Transitions
-from tasks.safety import Range
+from tasks.learning.dataset import Transitions
+from tasks.spec.safety import Range
 
 SUSPECT = ("mismatch", "out_of_range")
 """What an honest client never causes."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.importing import Agent
-from tasks.learning.transitions import Transitions
+from tasks.build.training.agent import Agent
+from tasks.learning.dataset import Transitions
 
 if TYPE_CHECKING:
     import torch

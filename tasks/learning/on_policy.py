@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tasks.build.training.agent import Agent
 from tasks.errors import Misconfigured
-from tasks.importing import Agent
 from tasks.inputs import Array
-from tasks.learning.transitions import Transitions
+from tasks.learning.dataset import Transitions
 
 VALUE_PASSES = 20
 LEAST_READABLE = 0.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.runs import SPEC, Release, recorded
-from tasks.spec import Params, PolicySpec, load
-from tasks.tracking import TrackedRun, Tracking
+from tasks.spec.sections import Params, PolicySpec, load
+from tasks.tracking.release import SPEC, Release, recorded
+from tasks.tracking.runs import TrackedRun, Tracking
 
 TAG_LEARN_RUN = "airlock.learn_run_id"
 TAG_LEARN_POLICY = "airlock.learn_policy"

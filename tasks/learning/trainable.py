@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.build.training.agent import Agent, load_model
+from tasks.build.training.train import MODEL, VECNORMALIZE
 from tasks.errors import Misconfigured
-from tasks.importing import Agent, load_model
-from tasks.spec import ON_POLICY
-from tasks.train import MODEL, VECNORMALIZE
+from tasks.spec.sections import ON_POLICY
 
 if TYPE_CHECKING:
-    from tasks.spec import PolicySpec
+    from tasks.spec.sections import PolicySpec
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def trainable(spec: PolicySpec, champion: Champion, seed: int) -> Agent:
     import numpy as np
     import torch
 
-    from tasks.algorithms import algorithm_class
-    from tasks.hyperparameters import constructor_arguments
+    from tasks.build.training.algorithms import algorithm_class
+    from tasks.build.training.hyperparameters import constructor_arguments
 
     torch.set_num_threads(1)
     found = champion.agent()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bentos import home
-from tasks.policies import dags_directory
+from tasks.spec.files import dags_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADMIN = "admin"

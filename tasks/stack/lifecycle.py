@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 
 from bentos import home
-from tasks.policies import sync
+from tasks.spec.files import sync
 from tasks.stack import ports, processes, supervisor
+from tasks.stack.airflow_database import Preparation
 from tasks.stack.components import SCHEDULER, Component, components
-from tasks.stack.database import Preparation
 from tasks.stack.environment import ADMIN, airflow_environment, passwords, passwords_file
 from tasks.stack.errors import StackError
 from tasks.stack.health import Health, check
@@ -134,9 +134,9 @@ def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
 
 def _finish_transitions() -> None:
     """Finish what killed tasks left half-written in the registry; what is held or unreachable now is left to them."""
-    from tasks.lease import LeaseHeld
-    from tasks.promote import reconcile_all
-    from tasks.rest import RegistryUnavailable
+    from tasks.control.lease import LeaseHeld
+    from tasks.control.plane import reconcile_all
+    from tasks.tracking.client import RegistryUnavailable
 
     with contextlib.suppress(LeaseHeld, RegistryUnavailable):
         reconcile_all("airlock up")

@@ -29,7 +29,7 @@ from bentos.rows import Decision, Rows
 from bentos.runners import settled
 from bentos.runners.record import Record
 from bentos.stats import ActionLabels, Stats
-from tasks.baselines import CELLS, baselines, cells
+from tasks.build.packaging.baselines import CELLS, baselines, cells
 from tests.bentos.policy_packages import BOX, DISCRETE, write_package
 
 Array = np.ndarray[Any, Any]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["bentos.package", "tasks.graph"])
+@pytest.mark.parametrize("module", ["bentos.package", "tasks.build.export.graph"])
 def test_onnx_runtime_keeps_no_record_of_sessions(module: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     root = Path(__file__).parents[2]

@@ -85,7 +85,7 @@ def airlock(
     gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """`airlock override cartpole …` against the gateway: exit code, stdout, stderr."""
-    from tasks import cli
+    from tasks.cli import app as cli
 
     monkeypatch.setenv("AIRLOCK_GATEWAY_URL", gateway.url)
     monkeypatch.setenv("AIRLOCK_ADMIN_TOKEN", ADMIN_TOKEN)

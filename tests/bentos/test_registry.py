@@ -13,8 +13,8 @@ import pytest
 
 from bentos.package import PackageError
 from bentos.registry import Registry, RegistryDown
-from tasks.registry import Registry as Tasks
-from tasks.rest import RegistryRefused
+from tasks.tracking.client import RegistryRefused
+from tasks.tracking.registry import Registry as Tasks
 
 LOGIN = {"MLFLOW_TRACKING_USERNAME": "gate", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
 TOKEN = {"MLFLOW_TRACKING_TOKEN": "t0ken"}

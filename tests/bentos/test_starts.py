@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from bentos import starts, store
 from bentos.starts import Untold
 from bentos.writer import StoreDown, Writer
-from tasks.stored_units import StoredUnits
+from tasks.canary.units import StoredUnits
 from tests.bentos.store_rows import outcome, start
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.airflow_api import Airflow
+from tasks.stack.airflow_api import Airflow
 from tests.cluster.harness import Cluster
 
 

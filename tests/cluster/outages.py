@@ -11,20 +11,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import tasks.canary
 from bentos import store
 from bentos.episodes import Signer
 from bentos.package import Outcomes, Serve, Space
-from tasks import judged
-from tasks.analysis.plan import CanaryPlan
-from tasks.analysis.units import analyse
-from tasks.environments import make
-from tasks.promote import ControlPlane
-from tasks.replay import Canary, verdict
-from tasks.runs import Release
-from tasks.spaces import describe
-from tasks.spec import Params
-from tasks.stored_units import StoredUnits
+from tasks.analysis.judge.plan import CanaryPlan
+from tasks.analysis.judge.units import analyse
+from tasks.build.training.environments import make
+from tasks.build.training.spaces import describe
+from tasks.canary import lifecycle
+from tasks.canary import record as judged
+from tasks.canary.replay import Canary, verdict
+from tasks.canary.units import StoredUnits
+from tasks.control.plane import ControlPlane
+from tasks.spec.sections import Params
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package
 from tests.cluster.harness import Cluster
@@ -55,7 +55,7 @@ def champion(directory: Path) -> str:
     serve = Serve(fallback={"constant": 0}, deadline_ms=60_000)
     outcomes = Outcomes(return_range=(0, 500), abandoned_return=0, episode_ttl_seconds=300)
     approve(made, directory, write_package(directory, observation_space=asked(made), serve=serve, outcomes=outcomes))
-    begun = tasks.canary.start(made)
+    begun = lifecycle.start(made)
     state = ControlPlane("test").promote(POLICY, begun["generation"], "it was there")
     return str(state["champion"])
 
@@ -98,7 +98,7 @@ class Books:
         Returns all of it, and writes it to the file `kept` first.
         """
         load = self._load
-        live = made.need_json(tasks.canary.VERDICT)
+        live = made.need_json(lifecycle.VERDICT)
         found = recomputed(made)
         rows, starts = stored()
         signer = Signer(self._cluster.secret("episode_key").strip())
@@ -145,7 +145,7 @@ def stored() -> tuple[list[tuple[str, float]], dict[str, str]]:
 
 def recomputed(made: Release) -> dict[str, Any]:
     """The verdict reached again, from what the judge kept and, by the primary test alone, from the stored rows."""
-    plan = CanaryPlan.from_json(made.need_json(tasks.canary.PLAN))
+    plan = CanaryPlan.from_json(made.need_json(lifecycle.PLAN))
     kept = made.need_json(judged.ARTIFACT)
     again, reason, _ = judged.again(plan, kept)
     saw = judged.evidence(kept)[0].units

@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from bentos import home, store
-from tasks.airflow_api import Airflow, Run
-from tasks.demo import PLANS
-from tasks.promote import ControlPlane
-from tasks.registry import Registry
-from tasks.runs import Release
+from tasks.control.plane import ControlPlane
+from tasks.stack.airflow_api import Airflow, Run
+from tasks.stack.demo import PLANS
+from tasks.tracking.registry import Registry
+from tasks.tracking.release import Release
 from tests.cluster.harness import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.airflow_api import Airflow, AirflowError, Run, TaskInstance
-from tasks.promote import ControlPlane
-from tasks.runs import Release
+from tasks.control.plane import ControlPlane
+from tasks.stack.airflow_api import Airflow, AirflowError, Run, TaskInstance
+from tasks.tracking.release import Release
 from tests.cluster.compose import REPOSITORY
 from tests.cluster.harness import Cluster
 from tests.cluster.outages import CANARY, POLICY, UNITS_BETWEEN, Books, champion, eventually

@@ -6,7 +6,7 @@ import pytest
 
 from dags.factory import dags_of, release_params
 from dags.learn import learn_dag
-from tasks.spec import Learn, load
+from tasks.spec.sections import Learn, load
 
 
 @pytest.mark.parametrize("policy", ["cartpole", "pendulum"])

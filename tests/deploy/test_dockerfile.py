@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.bento import REQUIREMENTS as REQUIREMENTS_OF_A_BENTO
+from tasks.build.packaging.bento import REQUIREMENTS as REQUIREMENTS_OF_A_BENTO
 from tests.deploy import dockerfile, imports
 from tests.deploy.dockerfile import DOCKERFILE, REPOSITORY, TARGETS
 

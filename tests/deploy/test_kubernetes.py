@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from tasks.alert_rules import JOB, render
-from tasks.spec import load_all
+from tasks.alerts.prometheus import JOB, render
+from tasks.spec.sections import load_all
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import REPOSITORY
 from tests.deploy.operator_kinds import KINDS

@@ -12,11 +12,11 @@ import typer
 from typer.testing import CliRunner
 
 from bentos import metrics
-from tasks import alerts
-from tasks.cli import app
-from tasks.section import Section
-from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT, PolicySpec
-from tasks.spec_reference import reference
+from tasks.alerts import rules as alerts
+from tasks.cli.app import app
+from tasks.spec.reference import reference
+from tasks.spec.section import Section
+from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT, PolicySpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.airflow_api import Airflow
+from tasks.stack.airflow_api import Airflow
 from tasks.stack.lifecycle import Running, down, up
 from tasks.stack.ports import free_port
 

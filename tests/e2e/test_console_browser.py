@@ -11,18 +11,18 @@ import gymnasium
 import httpx
 import pytest
 
-import tasks.canary
 from bentos import home, store
 from bentos.package import Outcomes
-from tasks import audit
-from tasks.airflow_api import Airflow
-from tasks.follow import outcome
-from tasks.promote import ControlPlane
-from tasks.runs import Release
-from tasks.spaces import describe
-from tasks.spec import Params
+from tasks.build.training.spaces import describe
+from tasks.canary import lifecycle
+from tasks.control import audit
+from tasks.control.plane import ControlPlane
+from tasks.spec.sections import Params
+from tasks.stack.airflow_api import Airflow
 from tasks.stack.environment import passwords
 from tasks.stack.lifecycle import Running
+from tasks.stack.release_progress import outcome
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package
 from tests.e2e.test_verdicts import DAG, HARMLESS, Application
@@ -83,12 +83,12 @@ def canary(airflow: Airflow, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     control = ControlPlane("test")
     for number in (1, 2):
         made = published(directory, number)
-        begun = tasks.canary.start(made, ready_seconds=120)
+        begun = lifecycle.start(made, ready_seconds=120)
         control.promote(POLICY, begun["generation"], "it was there")
     third = published(directory, 3)
-    tasks.canary.start(third, ready_seconds=120)
+    lifecycle.start(third, ready_seconds=120)
     with Application(deviation=0.0):
-        wait_until(lambda: tasks.canary.advance(third).get("weight"), "the canary leaves its shadow", 120, 0.3)
+        wait_until(lambda: lifecycle.advance(third).get("weight"), "the canary leaves its shadow", 120, 0.3)
         yield {**state(), "release": third}
 
 
@@ -250,7 +250,7 @@ def test_an_admin_aborts_the_canary_releases_and_rolls_back(
     assert (after["canary"], after["champion"], after["previous"]) == (None, "2", "1")
     assert after["versions"]["3"]["validation_status"] == "aborted"
     assert after["versions"]["3"]["decided_by"] == "admin (console)"
-    assert "ended from outside" in tasks.canary.advance(canary["release"])["stopped"]
+    assert "ended from outside" in lifecycle.advance(canary["release"])["stopped"]
     page.reload()
     assert "was triggered" in do(page, "release", timesteps="256", seed="11")
     run = airflow.request("GET", f"/dags/{DAG}/dagRuns?order_by=-run_after&limit=1").json()["dag_runs"][0]

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from bentos import home
-from tasks.airflow_api import Airflow, AirflowError
 from tasks.stack import processes, supervisor
+from tasks.stack.airflow_api import Airflow, AirflowError
 from tasks.stack.lifecycle import Running, up
 from tests.bentos.gateway_process import wait_until
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from bentos.client import GatewayClient
-from tasks.airflow_api import Airflow, Run
-from tasks.environments import make
-from tasks.follow import outcome
+from tasks.build.training.environments import make
+from tasks.canary.traffic import play
+from tasks.control.plane import ControlPlane
 from tasks.learning.run import EVALUATION, LEARNING, LINEAGE, Learning
-from tasks.promote import ControlPlane
-from tasks.runs import Release
-from tasks.spec import load
+from tasks.spec.sections import load
+from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running
-from tasks.traffic import play
+from tasks.stack.release_progress import outcome
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(5400)]

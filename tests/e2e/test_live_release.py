@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from bentos import home
-from tasks.airflow_api import Airflow, Run
-from tasks.follow import outcome
-from tasks.promote import ControlPlane
-from tasks.runs import Release
+from tasks.control.plane import ControlPlane
 from tasks.stack import supervisor
+from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running, up
+from tasks.stack.release_progress import outcome
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]

@@ -9,15 +9,15 @@ import gymnasium
 import pytest
 
 from bentos import home, store
-from tasks import audit
-from tasks.airflow_api import Airflow, Run
-from tasks.live import metrics_page
-from tasks.monitor_sources import figures
-from tasks.players import Game, Gateway, Player
-from tasks.promote import ControlPlane
-from tasks.register import register
-from tasks.runs import Release
+from tasks.canary.players import Game, Gateway, Player
+from tasks.control import audit
+from tasks.control.plane import ControlPlane
+from tasks.monitoring.live import metrics_page
+from tasks.monitoring.sources import figures
+from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running
+from tasks.stages.register import register
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 from tests.tasks import fabricated
 

@@ -6,14 +6,14 @@ import httpx
 import pytest
 
 from bentos import home
-from tasks.airflow_api import Airflow, Run
-from tasks.follow import STAGES, outcome
-from tasks.promote import ControlPlane
-from tasks.register import register
-from tasks.runs import Release
-from tasks.select import select
-from tasks.spec import POST_DEPLOYMENT, PRE_DEPLOYMENT
+from tasks.build.packaging.assemble import select
+from tasks.control.plane import ControlPlane
+from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT
+from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running
+from tasks.stack.release_progress import STAGES, outcome
+from tasks.stages.register import register
+from tasks.tracking.release import Release
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from bentos import home, store
 from bentos.assignment import Canary
 from bentos.client import GatewayClient
-from tasks.airflow_api import Airflow, Run
-from tasks.follow import outcome
-from tasks.planning import Planner
-from tasks.promote import ControlPlane
-from tasks.runs import Release
+from tasks.canary.planning import Planner
+from tasks.control.plane import ControlPlane
+from tasks.stack.airflow_api import Airflow, Run
+from tasks.stack.release_progress import outcome
+from tasks.tracking.release import Release
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 DAG = "release_cartpole"

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from bentos import home
-from tasks.airflow_api import Airflow, Run
-from tasks.bundle.verify import verify
-from tasks.follow import outcome
-from tasks.register import version_of
-from tasks.runs import Release
-from tasks.spec import PRE_DEPLOYMENT
+from tasks.reporting.bundle.verify import verify
+from tasks.spec.sections import PRE_DEPLOYMENT
+from tasks.stack.airflow_api import Airflow, Run
+from tasks.stack.release_progress import outcome
+from tasks.stages.register import version_of
+from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from bentos.stats import LATENCY_BUCKETS, Arm
-from tasks.readings import GAUGES
+from tasks.alerts.readings import GAUGES
 
 BASELINE_RETURN = 500.0
 CALM = {"observation_drift": 0.01, "action_drift": 0.01, "action_shift": 0.05, "action_entropy": 0.6}

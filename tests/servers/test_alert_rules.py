@@ -1,4 +1,4 @@
-"""The rules as Prometheus evaluates them fire and clear just when those of `tasks/alerts.py` do."""
+"""The rules as Prometheus evaluates them fire and clear just when those of `tasks/alerts/rules.py` do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tasks import alert_rules, alerts
-from tasks.cli import app
+from tasks.alerts import prometheus as alert_rules
+from tasks.alerts import rules as alerts
+from tasks.alerts.readings import Reading, readings
+from tasks.cli.app import app
 from tasks.errors import Misconfigured
-from tasks.monitor_sources import difference
-from tasks.readings import Reading, readings
-from tasks.spec import PolicySpec, load_file
+from tasks.monitoring.sources import difference
+from tasks.spec.sections import PolicySpec, load_file
 from tests.servers.exposition import BASELINE_RETURN, FAULTS, Told, selector
 
 REPOSITORY = Path(__file__).resolve().parents[2]

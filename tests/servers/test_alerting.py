@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.alert_rules import render
-from tasks.checklist.alarm import Receiver
+from tasks.alerts.prometheus import render
+from tasks.checklist.alert_drill import Receiver
 from tests.bentos.gateway_process import wait_until
 from tests.servers.exposition import FAULTS, Told
 from tests.servers.monitoring import Alertmanager, Page, Prometheus

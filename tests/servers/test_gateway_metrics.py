@@ -16,13 +16,13 @@ import pytest
 from bentos import store
 from bentos.assignment import Canary
 from bentos.package import Safety, Serve
-from tasks import alerts
-from tasks.baselines import baselines
-from tasks.monitor_checks import checks, gather
-from tasks.monitor_reports import Memory
-from tasks.monitor_sources import GatewaySource, PrometheusSilent, PrometheusSource, Since
-from tasks.readings import readings
-from tasks.spec import PolicySpec
+from tasks.alerts import rules as alerts
+from tasks.alerts.readings import readings
+from tasks.build.packaging.baselines import baselines
+from tasks.monitoring.checks import checks, gather
+from tasks.monitoring.reports import Memory
+from tasks.monitoring.sources import GatewaySource, PrometheusSilent, PrometheusSource, Since
+from tasks.spec.sections import PolicySpec
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess, wait_until
 from tests.bentos.policy_packages import DISCRETE, discrete_graph, write_package
 from tests.servers.monitoring import DEPLOY, Prometheus

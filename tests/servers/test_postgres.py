@@ -20,7 +20,7 @@ from bentos import store
 from bentos.package import Outcomes
 from bentos.sweep import sweep
 from bentos.writer import StoreDown, Writer
-from tasks.stored_units import StoredUnits
+from tasks.canary.units import StoredUnits
 from tests.bentos.gateway_process import GatewayProcess, wait_until
 from tests.bentos.policy_packages import write_package
 from tests.bentos.store_rows import outcome, reward, start

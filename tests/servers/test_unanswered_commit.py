@@ -18,8 +18,8 @@ from bentos.episodes import Signer
 from bentos.last_good import Kept, LastGood
 from bentos.registry import Picture
 from bentos.writer import StoreDown, Writer
+from tasks.canary.units import StoredUnits
 from tasks.stack.ports import free_port
-from tasks.stored_units import StoredUnits
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until
 from tests.bentos.policy_packages import constant_graph, write_package
 from tests.bentos.store_rows import outcome, start

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from tasks.algorithms import algorithm_class
-from tasks.importing import Agent
+from tasks.build.training.agent import Agent
+from tasks.build.training.algorithms import algorithm_class
 
 VECTOR = spaces.Box(-np.inf, np.inf, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.promote import ControlPlane
-from tasks.runs import Release, client
+from tasks.control.plane import ControlPlane
+from tasks.tracking.release import Release, client
 
 
 def approve(made: Release, package: Path, digest: str) -> None:

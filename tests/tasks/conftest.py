@@ -99,8 +99,8 @@ def real_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], An
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the model.zip of a short PPO training on CartPole-v1 (the shipped spec, 2,048 steps)."""
-    from tasks.spec import Params, effective, load_file
-    from tasks.train import train_model
+    from tasks.build.training.train import train_model
+    from tasks.spec.sections import Params, effective, load_file
 
     directory = tmp_path_factory.mktemp("trained")
     train_model(effective(load_file(SPECS / "cartpole.yaml"), Params(timesteps=2_048)), directory)

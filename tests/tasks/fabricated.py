@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
 from bentos import package, store
-from tasks.analysis.plan import CanaryPlan
-from tasks.baselines import baselines
-from tasks.runs import Release
-from tasks.selection import choose
-from tasks.spec import Params
+from tasks.analysis.judge.plan import CanaryPlan
+from tasks.build.packaging.baselines import baselines
+from tasks.build.variants.selection import choose
+from tasks.spec.sections import Params
+from tasks.tracking.release import Release
 
 GAINS = np.array([[0.0], [0.1], [1.0], [0.6]], dtype=np.float32)
 

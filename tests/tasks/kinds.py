@@ -11,16 +11,17 @@ import numpy as np
 from gymnasium import spaces
 
 from bentos.package import Outcomes, Safety, Serve
-from tasks.export import ONNX, Exported, describe_outputs, write_formats
-from tasks.exporters import exporter_for
-from tasks.importing import Agent
+from tasks.build.export.families import exporter_for
+from tasks.build.export.formats import ONNX, Exported, describe_outputs, write_formats
+from tasks.build.export.parity import groups
+from tasks.build.packaging.assemble import Evidence, assemble
+from tasks.build.training.agent import Agent
+from tasks.build.training.rollout import play
+from tasks.build.training.spaces import describe
+from tasks.build.variants.selection import choose
 from tasks.inputs import Inputs
-from tasks.packaging import Packaging
-from tasks.parity import groups
-from tasks.rollout import play
-from tasks.select import Evidence, assemble, choose
-from tasks.spaces import describe
-from tasks.spec import Environment
+from tasks.spec.packaging import Packaging
+from tasks.spec.sections import Environment
 from tests.tasks.agents import ASYMMETRIC, IMAGE, VECTOR, agent, disturb
 
 ENVIRONMENT = "AirlockEveryKind-v0"

@@ -11,7 +11,7 @@ import onnx
 from gymnasium import spaces
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from tasks.graph import decider
+from tasks.build.export.graph import decider
 from tasks.inputs import Array
 
 BRIGHT_SIDE = "AirlockBrightSide-v0"

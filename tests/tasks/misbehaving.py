@@ -1,4 +1,4 @@
-"""Work for `tasks.apart` that does what foreign code may do; run as a module."""
+"""Work for `tasks.sandbox` that does what foreign code may do; run as a module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks import apart
+from tasks import sandbox as apart
 from tasks.errors import Misconfigured, Rejected
 
 

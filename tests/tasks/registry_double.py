@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.registry import Model, Registry, Version
-from tasks.rest import RegistryRefused
+from tasks.tracking.client import RegistryRefused
+from tasks.tracking.registry import Model, Registry, Version
 
 
 class RegistryDouble(Registry):

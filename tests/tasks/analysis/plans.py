@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.analysis.plan import CanaryPlan
+from tasks.analysis.judge.plan import CanaryPlan
 
 PLAN = CanaryPlan(
     policy="cartpole",

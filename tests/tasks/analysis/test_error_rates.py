@@ -16,9 +16,10 @@ from benchmarks import verdicts
 from benchmarks.rules import NEVER, RULES, airlock
 from benchmarks.verdicts import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
 from benchmarks.worlds import WORLDS, Environment, World, simulate
-from tasks.analysis import asymptotic, guardrails
-from tasks.analysis.mean_difference import decide
-from tasks.analysis.units import Start, analyse
+from tasks.analysis.judge import guardrails
+from tasks.analysis.judge.units import Start, analyse
+from tasks.analysis.sequential import asymptotic
+from tasks.analysis.sequential.mean_difference import decide
 
 CANARIES = 160
 BOUNDED = [world for world in WORLDS if world.bounded]

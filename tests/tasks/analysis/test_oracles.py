@@ -9,9 +9,9 @@ import pytest
 from scipy.special import betaln
 from scipy.stats import binom
 
-from tasks.analysis import rates, sample_ratio
-from tasks.analysis.asymptotic import boundary
-from tasks.analysis.betting import cut, log_wealth
+from tasks.analysis.sequential import rates, sample_ratio
+from tasks.analysis.sequential.asymptotic import boundary
+from tasks.analysis.sequential.wealth import cut, log_wealth
 
 
 @pytest.mark.parametrize(

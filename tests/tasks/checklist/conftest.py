@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bentos.package import Policy, load
-from tasks.runs import Release
-from tasks.spec import Params
-from tasks.spec import load as load_spec
+from tasks.spec.sections import Params
+from tasks.spec.sections import load as load_spec
+from tasks.tracking.release import Release
 from tests.tasks import fabricated
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.checklist.gate import decide
 from tasks.checklist.types import Check, Finding, Status
-from tasks.spec import Mode
+from tasks.spec.sections import Mode
 
 
 def _check(status: Status, mode: Mode = "enforce", name: str = "exported") -> Check:

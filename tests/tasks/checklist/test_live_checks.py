@@ -9,7 +9,7 @@ import pytest
 from bentos.stats import LATENCY_BUCKETS, Arm
 from tasks.checklist import live
 from tasks.checklist.live import Usage
-from tasks.spec import PolicySpec, load
+from tasks.spec.sections import PolicySpec, load
 
 DISCRETE = {"kind": "discrete", "counts": [500, 500]}
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from bentos.package import PackageError, Policy, load, write_manifest
-from tasks.checklist import packaged
-from tasks.spec import PolicySpec
-from tasks.spec import load as load_spec
+from tasks.checklist import package as packaged
+from tasks.spec.sections import PolicySpec
+from tasks.spec.sections import load as load_spec
 
 
 @pytest.fixture

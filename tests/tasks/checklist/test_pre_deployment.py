@@ -11,9 +11,9 @@ import pytest
 from bentos.package import load, write_manifest
 from tasks.checklist import pre_deployment
 from tasks.errors import Misconfigured, Rejected
-from tasks.register import register
-from tasks.runs import Release, client
-from tasks.spec import PRE_DEPLOYMENT, Params
+from tasks.spec.sections import PRE_DEPLOYMENT, Params
+from tasks.stages.register import register
+from tasks.tracking.release import Release, client
 from tests.tasks import fabricated
 
 MakePolicy = Callable[..., str]

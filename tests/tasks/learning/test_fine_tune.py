@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from tasks.build.training.agent import Agent
 from tasks.errors import Misconfigured
-from tasks.importing import Agent
 from tasks.learning.candidate import acting, alike
-from tasks.learning.stages import fine_tuned
+from tasks.learning.dataset import Transitions
 from tasks.learning.trainable import Champion, trainable
-from tasks.learning.transitions import Transitions
-from tasks.spec import LEARNING, ON_POLICY, STOCHASTIC, Learn, PolicySpec
+from tasks.spec.sections import LEARNING, ON_POLICY, STOCHASTIC, Learn, PolicySpec
+from tasks.stages.learn import fine_tuned
 from tests.tasks.agents import agent
 
 OBSERVED = spaces.Box(-1, 1, (2,), np.float32)

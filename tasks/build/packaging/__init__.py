@@ -1,0 +1,4 @@
+"""Policy packages and Bentos: assembled, verified, delivered.
+
+May import the other packages of `build`.
+"""

@@ -1,0 +1,5 @@
+"""The `airlock` command: one module a group of subcommands, assembled in `app`. May import every other package."""
+
+from tasks.cli.app import main
+
+__all__ = ["main"]

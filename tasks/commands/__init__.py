@@ -1,1 +1,0 @@
-"""The `airlock` commands, by what they are about."""
