@@ -70,5 +70,5 @@ check: setup ## lint, format, types, import rules
 
 bench: setup ## measurements beside what one would use instead
 	@$(BIN)/python benchmarks/inference.py
-	@$(BIN)/python -m benchmarks.verdicts
+	@$(BIN)/python -m benchmarks.error_rates
 	@$(BIN)/python -m benchmarks.serving --install --seconds 1 --rounds 3

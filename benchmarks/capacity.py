@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from bentos.writer import Writer
+from bentos.store.writer import Writer
 
 Floats = npt.NDArray[np.float64]
 Service = Callable[[np.random.Generator, int], Floats]

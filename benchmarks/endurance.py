@@ -37,8 +37,9 @@ from rich.table import Table
 from benchmarks.processes import EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
 from benchmarks.serving import policy as served
 from bentos.client import GatewayClient, GatewayError, RemotePolicy
-from bentos.episodes import Signer
-from bentos.package import Outcomes, load, write_manifest
+from bentos.package.loader import load, write_manifest
+from bentos.package.manifest import Outcomes
+from bentos.tokens import Signer
 
 WORKERS = 2
 THREADS = 4

@@ -19,7 +19,8 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 
-from bentos.package import Space, load
+from bentos.package.loader import load
+from bentos.package.manifest import Space
 from tasks.build.export.families import exporter_for
 from tasks.build.export.formats import ONNX, TORCHSCRIPT, Exported, describe_outputs, write_formats
 from tasks.build.export.graph import decider, open_session

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.production import Production, Report, exploring_package
-from bentos import store
+from benchmarks.in_process_gateway import Production, Report, exploring_package
+from bentos.store import tables as store
 from tasks.build.training.agent import Agent
 from tasks.build.training.rollout import bootstrap_interval, play
 from tasks.build.training.train import train_model

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import psutil
 
-from bentos.certificates import trusted
 from bentos.client import GatewayClient
+from bentos.http_client import trusted
 from tasks.stack.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]

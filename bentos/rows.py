@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bentos.episodes import CHAMPION, Episode, Memory, State
-from bentos.problems import Problem
+from bentos.errors import Problem
+from bentos.tokens import CHAMPION, Episode, Memory, State
 
 Array = npt.NDArray[Any]
 

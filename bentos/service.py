@@ -10,8 +10,8 @@ import bentoml
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from bentos.app import Asgi
-    from bentos.openapi import Described
+    from bentos.http.app import Asgi
+    from bentos.http.openapi import Described
 
 
 class FrontedService(bentoml.Service[Any]):
@@ -22,7 +22,7 @@ class FrontedService(bentoml.Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """The app that `bentoml serve` runs in each worker."""
-        from bentos import process
+        from bentos.server import factory as process
 
         version = self.bento.tag.version if self.bento is not None else None
         return process.app(super().to_asgi(is_main=is_main), version)
@@ -30,7 +30,8 @@ class FrontedService(bentoml.Service[Any]):
     @property
     def openapi_spec(self) -> Described:
         """What BentoML serves at `/docs.json`: its own routes and the gateway's."""
-        from bentos import openapi, process
+        from bentos.http import openapi
+        from bentos.server import factory as process
 
         worker = process.running()
         policies = sorted(worker.core.routes) if worker is not None else []
@@ -66,7 +67,7 @@ class Gateway:
     @staticmethod
     def keep_workers() -> None:
         """Called in the process that keeps the workers, before it starts them."""
-        from bentos import respawn
+        from bentos.server import supervisor as respawn
 
         respawn.at_once()
 
@@ -87,9 +88,9 @@ class Gateway:
         """Decide, for BentoML clients: the same decisions as `POST /v1/policies/{policy}/act`, served more slowly."""
         import msgspec
 
-        from bentos import process
-        from bentos.problems import Problem
-        from bentos.wire import ActRequest
+        from bentos.errors import Problem
+        from bentos.gateway.schemas import ActRequest
+        from bentos.server import factory as process
 
         worker = process.running()
         if worker is None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.inputs import MASK, START, Array, Inputs, only_observations, plain, size, take
 
 REQUEST_BYTES = 4 * 2**20

@@ -16,16 +16,18 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from benchmarks.serving import environments, page, policy, report, wrk
+from benchmarks.serving import policy, report, wrk
+from benchmarks.serving import results_page as page
+from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving.bentoml_apis import own_apis
 from benchmarks.serving.binary import binary
 from benchmarks.serving.compare import compare
-from benchmarks.serving.cores import cores
-from benchmarks.serving.decision import decision
-from benchmarks.serving.own_apis import own_apis
+from benchmarks.serving.decision_overhead import decision
+from benchmarks.serving.multi_worker import cores
 from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.server import NotServing
-from benchmarks.serving.slow import slow
-from benchmarks.serving.standing import standing
+from benchmarks.serving.slow_policy import slow
+from benchmarks.serving.startup import standing
 
 WIDTH = 150
 MEASUREMENTS = ("peers", "bentoml", "binary", "decision", "slow", "cores", "standing")

@@ -8,12 +8,12 @@ import httpx
 import msgspec
 import numpy as np
 
+from benchmarks.serving.paired_rounds import Cell, Target, in_turns, warm_up
 from benchmarks.serving.peers.gateway import Gateway
 from benchmarks.serving.peers.table import CEILING
 from benchmarks.serving.policy import NAME, Policy
-from benchmarks.serving.rounds import Cell, Target, in_turns, warm_up
 from benchmarks.serving.server import NotServing
-from benchmarks.serving.serving import Serving, serve
+from benchmarks.serving.start_peer import Serving, serve
 from benchmarks.serving.wrk import Posts, write_bodies
 
 ROWS = 256

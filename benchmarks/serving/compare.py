@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.serving import environments
+from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving.paired_rounds import Cell, Run, in_turns, of_runs, warm_up
 from benchmarks.serving.peers.peer import Peer
 from benchmarks.serving.peers.table import CEILING
 from benchmarks.serving.policy import Policy
-from benchmarks.serving.rounds import Cell, Run, in_turns, of_runs, warm_up
 from benchmarks.serving.server import NotServing
-from benchmarks.serving.serving import serve
+from benchmarks.serving.start_peer import serve
 
 CONNECTIONS = (1, 16, 64)
 MANY_CONNECTIONS = 16

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving import binary
+from benchmarks.serving.bentoml_apis import OWN, Times
 from benchmarks.serving.compare import CONNECTIONS, MANY_CONNECTIONS, Line
-from benchmarks.serving.cores import Best
-from benchmarks.serving.decision import Added
-from benchmarks.serving.own_apis import OWN, Times
-from benchmarks.serving.rounds import Cell
-from benchmarks.serving.serving import ASKED
-from benchmarks.serving.slow import Slow
-from benchmarks.serving.standing import Standing
+from benchmarks.serving.decision_overhead import Added
+from benchmarks.serving.multi_worker import Best
+from benchmarks.serving.paired_rounds import Cell
+from benchmarks.serving.slow_policy import Slow
+from benchmarks.serving.start_peer import ASKED
+from benchmarks.serving.startup import Standing
 
 ASKED_OF_THE_CEILING = 0.65
 ASKED_OF_BENTOML = {1: 5, 16: 7, 64: 12}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bentos.envelope import ACCELERATION_LIMIT
-from bentos.envelope.bounds import per_dimension
+from bentos.envelope.adjustment import ACCELERATION_LIMIT
 from bentos.envelope.entries import Entries
-from bentos.manifest import Array, PackageError, Space
+from bentos.envelope.limits import per_dimension
+from bentos.package.manifest import Array, PackageError, Space
+from bentos.package.safety import AccelerationLimit, StateIndex
 from bentos.rows import Rows
-from bentos.safety import AccelerationLimit, StateIndex
 
 _NAME = "safety.acceleration_limit"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bentos.envelope import INFEASIBLE
-from bentos.manifest import Array
+from bentos.envelope.adjustment import INFEASIBLE
+from bentos.package.manifest import Array
 from bentos.rows import Decision
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bentos.interface import OBSERVATION, observation_parts
-from bentos.manifest import Array, PackageError, Space
+from bentos.package.interface import OBSERVATION, observation_parts
+from bentos.package.manifest import Array, PackageError, Space
 
 
 class Entries:

@@ -8,9 +8,9 @@ import daqp
 import numpy as np
 
 from bentos.envelope.entries import Entries, entry_count
-from bentos.interface import observation_parts
-from bentos.manifest import Array, PackageError, Space
-from bentos.safety import Constraint
+from bentos.package.interface import observation_parts
+from bentos.package.manifest import Array, PackageError, Space
+from bentos.package.safety import Constraint
 
 _TRIES = 8
 _FAR = 1e6

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bentos.envelope import RATE_LIMIT
-from bentos.envelope.bounds import per_dimension
-from bentos.manifest import Array, PackageError, Space
+from bentos.envelope.adjustment import RATE_LIMIT
+from bentos.envelope.limits import per_dimension
+from bentos.package.manifest import Array, PackageError, Space
 from bentos.rows import Rows
 
 

@@ -11,11 +11,11 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from bentos.paced import Paced
+from bentos.pieces import joined, merged, part_of
 from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows
 from bentos.runners import Deciding
+from bentos.runners.batch_window import LookOut
 from bentos.runners.infer import Infer
-from bentos.runners.lookout import LookOut
-from bentos.runners.pieces import joined, merged, part_of
 
 _AT_ONCE = 8
 """Answers handed out between two looks at the network, so that those of a large batch do not hold up other policies."""

@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bentos.envelope.box import Box
-from bentos.envelope.build import build
-from bentos.envelope.choices import Permitted
-from bentos.package import Manifest, Safety, Space
+from bentos.envelope import build
+from bentos.envelope.continuous import Box
+from bentos.envelope.discrete import Permitted
+from bentos.package.manifest import Manifest, Space
+from bentos.package.safety import Safety
 from bentos.rows import Array, Decision, Rows
 from bentos.runners import Deciding, Runner
 
 
 class Constrain:
-    """Holds actions to the envelope (`bentos.envelope`). Rows that an override forced are left alone.
+    """Holds actions to the envelope (`bentos.envelope.adjustment`). Rows that an override forced are left alone.
 
     Rules that forbid choices are known before the policy is asked: it gets the mask that they and the request make
     together, so that a graph that takes masks chooses among what is allowed, and others say which choice is next best.

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
-from bentos.distributions import Categorical, distribution_of
-from bentos.interface import NEXT
-from bentos.package import Policy
+from bentos.package.distributions import Categorical, distribution_of
+from bentos.package.interface import NEXT
+from bentos.package.loader import Policy
 from bentos.rows import POLICY, Array, Decision, Rows
 from bentos.runners.infer import Infer
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bentos import logs
-from bentos.breaker import Breaker
 from bentos.quota import Quota
 from bentos.rows import (
     FALLBACK,
@@ -20,6 +19,7 @@ from bentos.rows import (
     Rows,
 )
 from bentos.runners import Deciding, Runner, settled
+from bentos.runners.breaker import Breaker
 
 NON_FINITE = "non_finite"
 EXCEPTION = "exception"

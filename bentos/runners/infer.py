@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bentos.interface import NEXT
-from bentos.package import Policy
-from bentos.quarantine import Mark
+from bentos.package.interface import NEXT
+from bentos.package.loader import Policy
 from bentos.rows import POLICY, Array, Decision, Rows
+from bentos.runners.crash_marks import Mark
 
 _SCORES = ("logits", "q_values")
 

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from bentos.overrides import Active, Overrides
 from bentos.rows import OVERRIDE, Array, Decision, Rows
 from bentos.runners import Deciding, Runner, later
+from bentos.store.overrides import Active, Overrides
 
 
 class Override:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bentos.drift import Drift
-from bentos.journal import Page
 from bentos.rows import POLICY, Decision, Rows
 from bentos.runners import Deciding, Runner
-from bentos.stats import ActionLabels, Stats
+from bentos.store.journal import Page
+from bentos.telemetry.counters import ActionLabels, Stats
+from bentos.telemetry.drift import Drift
 
 
 class Record:

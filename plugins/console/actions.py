@@ -15,7 +15,8 @@ from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from plugins.console import airflow_client as inside
 from plugins.console import commands as operate
 from plugins.console import forms, overview

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.outcomes import WITHDRAWN
+from bentos import settings as home
+from bentos.store import tables as store
+from bentos.store.outcomes import WITHDRAWN
 from tasks.cache import Fresh
 
 BINS = 60

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from plugins.console import canary as latest_canary
 from plugins.console.canary import CanarySeen
 from tasks.alerts.readings import counters, quantile_ms

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
 
-from bentos import home
+from bentos import settings as home
 from tasks.tracking.release import Release
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.alerts.rules import Alert
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bentos.stats import LATENCY_BUCKETS
+from bentos.telemetry.counters import LATENCY_BUCKETS
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import GAUGES, Gauge
 from tasks.alerts.rules import Rule

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from bentos import stats, store
+from bentos.store import tables as store
+from bentos.telemetry import counters as stats
 
 Counts = npt.NDArray[np.float64]
 

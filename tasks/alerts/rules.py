@@ -32,7 +32,7 @@ MAX_OUTLIERS = 0.05
 """Share of sampled observations beyond the distance from the baseline's mean that 0.1 % of its own rows pass (see
 `tasks/build/packaging/outliers.py`): fifty times as many. Rows of one episode depend on each other: hence the room."""
 DRIFT_ALARM = 1.0
-"""Sequential evidence of drift, in units of its alarm (see `bentos/drift/detector.py`)."""
+"""Sequential evidence of drift, in units of its alarm (see `bentos/telemetry/sequential.py`)."""
 
 
 @dataclass(frozen=True)

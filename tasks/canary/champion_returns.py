@@ -10,8 +10,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.outcomes import WITHDRAWN
+from bentos import settings as home
+from bentos.store import tables as store
+from bentos.store.outcomes import WITHDRAWN
 from tasks.errors import Misconfigured
 from tasks.tracking.registry import Registry
 

@@ -6,9 +6,11 @@ import time
 
 import sqlalchemy as sa
 
-from bentos import home, stats, store
-from bentos.assignment import Canary, parse
-from bentos.faults import KILLED_WORKER
+from bentos import settings as home
+from bentos.canary import Canary, parse
+from bentos.routing.faults import KILLED_WORKER
+from bentos.store import tables as store
+from bentos.telemetry import counters as stats
 from tasks.analysis.judge.guardrails import ArmStats
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import Units, analyse

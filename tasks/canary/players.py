@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import numpy as np
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.build.training.environments import action_mask
 from tasks.gateway_requests import body, rows_a_request
 from tasks.inputs import MASK, stack

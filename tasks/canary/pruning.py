@@ -13,8 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import commit_order, home, store
-from bentos.commit_order import START
+from bentos import settings as home
+from bentos.store import commit_order
+from bentos.store import tables as store
+from bentos.store.commit_order import START
 from tasks.canary.champion_returns import LATEST
 from tasks.control.writes import canary_of
 from tasks.errors import Misconfigured

@@ -6,8 +6,8 @@ import time
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 
 _POLL_SECONDS = 0.3
 _TIMEOUT_SECONDS = 3.0

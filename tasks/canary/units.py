@@ -9,9 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import commit_order, store
-from bentos.commit_order import START, Place
-from bentos.outcomes import WITHDRAWN
+from bentos.store import commit_order
+from bentos.store import tables as store
+from bentos.store.commit_order import START, Place
+from bentos.store.outcomes import WITHDRAWN
 from tasks.analysis.judge.units import Start
 
 _FETCHED = 10_000
@@ -22,7 +23,8 @@ class StoredUnits:
     """First episodes of a canary's units, in order of start, with their outcomes as far as they are stored.
 
     A new one reads everything. What was read never changes, and nothing is ever read before something that comes
-    earlier in the order (see `bentos/commit_order.py`), so it makes no difference to a verdict how often one looks.
+    earlier in the order (see `bentos/store/commit_order.py`), so it makes no difference to a verdict how often one
+    looks.
     """
 
     def __init__(self, policy: str, generation: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bentos.interface import MASK, observation_parts
-from bentos.manifest import Array, Manifest, Space
-from bentos.masks import Masks
+from bentos.package.action_masks import Masks
+from bentos.package.interface import MASK, observation_parts
+from bentos.package.manifest import Array, Manifest, Space
 from tasks.inputs import Inputs, only_observations, size, take
 
 HUGE = 17 * 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.gateway_requests import body, rows_a_request, turns
 from tasks.inputs import START, Inputs
 

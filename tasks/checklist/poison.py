@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bentos.package import MANIFEST, Manifest, digest_files, write_manifest
+from bentos.package.loader import MANIFEST, digest_files, write_manifest
+from bentos.package.manifest import Manifest
 from tasks.inputs import Array, Inputs, only_observations
 
 GRAPH = "policy.onnx"

@@ -10,8 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.package import Manifest, Policy, load
+from bentos import settings as home
+from bentos.package.loader import Policy, load
+from bentos.package.manifest import Manifest
+from bentos.store import tables as store
 from tasks.alerts import readings
 from tasks.canary.champion_returns import LATEST
 from tasks.checklist import live

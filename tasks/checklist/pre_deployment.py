@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from bentos.package import Manifest, Policy, load
-from bentos.versions import same_questions
+from bentos.package.loader import Policy, load
+from bentos.package.manifest import Manifest
+from bentos.routing.version import same_questions
 from tasks.build.packaging import scratch_server as server
 from tasks.build.packaging.bento import assemble
 from tasks.build.packaging.scratch_server import Server

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import httpx
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.checklist.live import Usage
 
 PERIOD_SECONDS = 0.25

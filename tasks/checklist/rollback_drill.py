@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from bentos import home
+from bentos import settings as home
 from tasks.checklist.load import Answer, Load
 from tasks.checklist.types import Finding
 from tasks.control.plane import ControlPlane

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from bentos.certificates import trusted
-from bentos.package import Policy, load
+from bentos.http_client import trusted
+from bentos.package.loader import Policy, load
 from tasks.build.packaging.scratch_server import Server
 from tasks.checklist.fuzz import bad_requests
 from tasks.checklist.types import Finding

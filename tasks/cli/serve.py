@@ -31,7 +31,7 @@ def traffic(
     as_json: Json = False,
 ) -> None:
     """Play simulated users: real Gymnasium episodes through the gateway. Exits with 1 when a request failed."""
-    from bentos import home
+    from bentos import settings as home
     from tasks.canary.traffic import play
 
     stopped: list[int] = []
@@ -83,7 +83,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Serve one policy, without a registry, in the foreground, until SIGTERM."""
-    from bentos import home
+    from bentos import settings as home
     from tasks.stack.ports import holder, is_free
 
     target, environment = _servable(what)
@@ -99,7 +99,7 @@ def serve(
 
 def _servable(what: str) -> tuple[str, dict[str, str]]:
     """What to give to `bentoml serve`, and the variables it needs."""
-    from bentos.package import MANIFEST
+    from bentos.package.loader import MANIFEST
 
     path = Path(what).expanduser().resolve()
     if (path / MANIFEST).is_file():

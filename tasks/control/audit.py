@@ -1,8 +1,8 @@
 """The audit log: what people and monitors did to a policy or noticed about it, in order, for the console to tell.
 
-Transitions (`tasks/control/intents.py`) and overrides (`bentos/overrides.py`) keep who, when and why in rows of their
-own; `story` reads them together with what only this log has: refused and triggered actions, aliases that were moved by
-hand, alerts, breaches.
+Transitions (`tasks/control/intents.py`) and overrides (`bentos/store/overrides.py`) keep who, when and why in rows of
+their own; `story` reads them together with what only this log has: refused and triggered actions, aliases that were
+moved by hand, alerts, breaches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos.store import audit, intents, overrides
+from bentos.store.tables import audit, intents, overrides
 
 WORDS_LENGTH = 2000
 ANNOTATE = "annotate"

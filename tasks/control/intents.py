@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from bentos.store import fault_events, intents
+from bentos.store.tables import fault_events, intents
 from tasks.control import audit
 from tasks.control.lease import Lease
 from tasks.tracking.registry import Registry

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from bentos.store import leases
+from bentos.store.tables import leases
 
 TTL_SECONDS = 30.0
 """Longer than any single registry call, so that a call begun under a lease ends under it."""

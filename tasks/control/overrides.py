@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bentos import home, overrides, store
+from bentos import settings as home
+from bentos.store import overrides
+from bentos.store import tables as store
 
 
 class OverrideRefused(Exception):
@@ -19,7 +21,7 @@ def call(method: str, policy: str, url: str | None = None, **sent: Any) -> dict[
     """
     import httpx
 
-    from bentos.certificates import trusted
+    from bentos.http_client import trusted
 
     base = (url or home.gateway_url()).rstrip("/")
     headers = {"Authorization": f"Bearer {home.secret('admin_token')}"}

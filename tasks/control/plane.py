@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from bentos import home, store
-from bentos.assignment import Canary
+from bentos import settings as home
+from bentos.canary import Canary
+from bentos.store import tables as store
 from tasks.analysis.judge.anchor import Anchor
 from tasks.control import audit, intents
 from tasks.control.intents import Write

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control import intents
 from tasks.control.intents import Intent, Write
 from tasks.control.lease import Lease, held

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bentos.assignment import MAXIMUM_WEIGHT, Canary, parse
+from bentos.canary import MAXIMUM_WEIGHT, Canary, parse
 from tasks.analysis.judge.ramp import SHADOW
 from tasks.control import intents
 from tasks.control import status as validation
@@ -18,7 +18,7 @@ from tasks.tracking.registry import Model, Registry, Version
 CHAMPION, PREVIOUS, CHALLENGER, CANARY = "champion", "previous", "challenger", "canary"
 
 SAFETY_ROLLBACK = "safety_rollback"
-"""The kind of fault event by which gateways move running episodes off a version (bentos/faults.py)."""
+"""The kind of fault event by which gateways move running episodes off a version (bentos/routing/faults.py)."""
 
 REASON_LENGTH = 1000
 

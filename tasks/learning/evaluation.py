@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bentos.manifest import Space
+from bentos.package.manifest import Space
 from tasks.analysis.off_policy import importance_sampling as ope
 from tasks.analysis.off_policy.fitted_q import Act, Fitted, Logged, Neighbourhood
 from tasks.analysis.off_policy.importance_sampling import Estimate, Floats, Played

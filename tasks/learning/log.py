@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.manifest import Space
+from bentos.package.manifest import Space
 from bentos.rows import POLICY
+from bentos.store import tables as store
 from tasks.inputs import Array
 from tasks.learning.dataset import Transitions
 from tasks.spec.safety import Range

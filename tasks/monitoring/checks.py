@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import home
-from bentos.store import outcomes
+from bentos import settings as home
+from bentos.store.tables import outcomes
 from tasks.alerts.readings import counters
 from tasks.checklist import live
 from tasks.checklist.resources import Sampler

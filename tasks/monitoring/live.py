@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 from tasks.cache import Fresh
 from tasks.errors import first_line
 
@@ -25,8 +25,8 @@ class GatewaySilent(Exception):
 class Drift:
     """One figure of how far a version's traffic is from its package's baseline.
 
-    `subject` is observations or actions, `statistic` as in `bentos.drift` ("sequential" raises its alarm at 1),
-    `dimension` the one furthest off, or "all".
+    `subject` is observations or actions, `statistic` as in `bentos.telemetry.drift` ("sequential" raises its alarm at
+    1), `dimension` the one furthest off, or "all".
     """
 
     version: str

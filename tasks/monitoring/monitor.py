@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.alerts import notify
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import Reading, readings

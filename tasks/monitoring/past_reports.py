@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.checklist.types import Checklist
 
 SHOWN = 10

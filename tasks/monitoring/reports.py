@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos.store import intents, monitor_reports
+from bentos.store.tables import intents, monitor_reports
 from tasks.monitoring.hysteresis import Standing
 from tasks.monitoring.sources import Since
 

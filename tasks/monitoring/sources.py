@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import sqlalchemy as sa
 
-from bentos import home
-from bentos.certificates import trusted
-from bentos.stats import LATENCY_BUCKETS, Arm
+from bentos import settings as home
+from bentos.http_client import trusted
+from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
 from tasks.alerts.readings import GAUGES, Gauge, counters
 from tasks.errors import first_line
 from tasks.monitoring.live import GatewaySilent, metrics_page

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from bentos import home
+from bentos import settings as home
 from tasks.build.variants.selection import COMPARED_BATCH
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist

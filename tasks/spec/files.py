@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bentos import home
+from bentos import settings as home
 from tasks.spec.sections import PolicySpec, Problem, load_all, policies_directory
 
 _DAG_FILE = '''\

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bentos import package
-from bentos.hooks import HOOKS
+from bentos.package.hooks import HOOKS
 from tasks.errors import Misconfigured
 
 if TYPE_CHECKING:

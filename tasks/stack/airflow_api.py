@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 
 FINISHED = ("success", "failed")
 """States in which a DAG run has ended."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bentos import home
+from bentos import settings as home
 
 SCHEDULER = "airflow-scheduler"
 

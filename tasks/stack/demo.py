@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bentos import home
+from bentos import settings as home
 from tasks.stack.airflow_api import Airflow, AirflowError, Run
 from tasks.stack.components import components
 from tasks.stack.errors import StackError

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bentos import home
+from bentos import settings as home
 from tasks.spec.files import dags_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 
 _HEARTBEATS = {
     "airflow-scheduler": ("scheduler", "latest_scheduler_heartbeat"),

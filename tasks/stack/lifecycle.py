@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from bentos import home
+from bentos import settings as home
 from tasks.spec.files import sync
 from tasks.stack import ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation

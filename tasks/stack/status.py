@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 from tasks.control import manual_moves as hand_moves
 from tasks.stack import supervisor
 from tasks.stack.components import components

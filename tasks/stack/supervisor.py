@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bentos import home
+from bentos import settings as home
 from tasks.stack.components import Component
 from tasks.stack.environment import REPOSITORY
 from tasks.stack.errors import StackError

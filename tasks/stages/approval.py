@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.checklist.render import as_markdown
 from tasks.control import audit
 from tasks.control.plane import ControlPlane

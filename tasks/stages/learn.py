@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from bentos import home, store
-from bentos.manifest import Space
+from bentos import settings as home
+from bentos.package.manifest import Space
+from bentos.store import tables as store
 from tasks.build.export.formats import EXPORT, Exported
 from tasks.build.training.agent import Agent
 from tasks.build.training.train import MODEL

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bentos import home
-from bentos.package import MANIFEST, Manifest, Tensor, read_manifest, sha256
+from bentos import settings as home
+from bentos.package.loader import MANIFEST, read_manifest, sha256
+from bentos.package.manifest import Manifest, Tensor
 from tasks.control.plane import ControlPlane
 from tasks.tracking.release import TAG_VERSION, Release, client
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bentos import home
+from bentos import settings as home
 from tasks.canary import lifecycle as canary
 from tasks.control import manual_moves as hand_moves
 from tasks.control.plane import ControlPlane

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bentos import home
+from bentos import settings as home
 from tasks.tracking.release import Release
 
 TRAFFIC = "canary/traffic.json"

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import httpx
 
-from bentos import home
-from bentos.certificates import trusted
+from bentos import settings as home
+from bentos.http_client import trusted
 from bentos.mlflow_login import mlflow_login
 from tasks.errors import Misconfigured
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bentos import home
+from bentos import settings as home
 from tasks.tracking.release import TAG_DAG_RUN, TAG_POLICY, TAG_STAGE, TAG_VERSION
 from tasks.tracking.runs import TrackedRun, Tracking
 

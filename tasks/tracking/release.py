@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bentos import home
+from bentos import settings as home
 from tasks.errors import Misconfigured
 from tasks.spec.sections import Params, PolicySpec, effective, load
 from tasks.tracking.runs import MetricRow, TrackedRun, Tracking

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.serving import rounds, serving, wrk
+from benchmarks.serving import paired_rounds as rounds
+from benchmarks.serving import start_peer as serving
+from benchmarks.serving import wrk
+from benchmarks.serving.paired_rounds import Target, in_turns
 from benchmarks.serving.policy import Policy
-from benchmarks.serving.rounds import Target, in_turns
 from benchmarks.serving.server import Launch, NotServing, Server
 from benchmarks.serving.wrk import Load, Posts, write_bodies
 

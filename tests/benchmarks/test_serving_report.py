@@ -15,19 +15,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.serving import binary, environments, page, report
+from benchmarks.serving import binary, report
 from benchmarks.serving import policy as policies
+from benchmarks.serving import results_page as page
+from benchmarks.serving import virtualenvs as environments
 from benchmarks.serving.apps import slow_session
+from benchmarks.serving.bentoml_apis import Times
 from benchmarks.serving.compare import Line
-from benchmarks.serving.decision import Added
-from benchmarks.serving.own_apis import Times
+from benchmarks.serving.decision_overhead import Added
+from benchmarks.serving.paired_rounds import Cell
 from benchmarks.serving.peers.mosec import Mosec
 from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.policy import Policy
-from benchmarks.serving.rounds import Cell
-from benchmarks.serving.slow import Slow
-from benchmarks.serving.standing import Standing, Start
-from bentos.package import read_manifest
+from benchmarks.serving.slow_policy import Slow
+from benchmarks.serving.startup import Standing, Start
+from bentos.package.loader import read_manifest
 from tests.bentos.policy_packages import write_package
 
 

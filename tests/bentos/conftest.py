@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bentos.package import Serve
+from bentos.package.manifest import Serve
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess
 from tests.bentos.policy_packages import write_package
 

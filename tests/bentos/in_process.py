@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bentos.assignment import Canary
-from bentos.core import Core
-from bentos.episodes import Signer
-from bentos.journal import Journal
-from bentos.overrides import Overrides
-from bentos.package import load
-from bentos.reports import Reports
-from bentos.routes import Route
-from bentos.wire import ActRequest, EpisodesRequest, Outcome, Started
-from bentos.writer import Writer
+from bentos.canary import Canary
+from bentos.gateway.engine import Core
+from bentos.gateway.episodes import Reports
+from bentos.gateway.schemas import ActRequest, EpisodesRequest, Outcome, Started
+from bentos.package.loader import load
+from bentos.routing.route import Route
+from bentos.store.journal import Journal
+from bentos.store.overrides import Overrides
+from bentos.store.writer import Writer
+from bentos.tokens import Signer
 from tests.bentos.policy_packages import discrete_graph, write_package
 
 GENERATION = "g1"

@@ -9,18 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos.hooks import HOOK_FILE
-from bentos.package import (
-    BASELINE,
-    Manifest,
-    Outcomes,
-    Safety,
-    Serve,
-    Space,
-    Tensor,
-    digest_files,
-    write_manifest,
-)
+from bentos.package.hooks import HOOK_FILE
+from bentos.package.loader import BASELINE, digest_files, write_manifest
+from bentos.package.manifest import Manifest, Outcomes, Serve, Space, Tensor
+from bentos.package.safety import Safety
 
 OBSERVATION = Space("Box", shape=(4,), low=(None,) * 4, high=(None,) * 4)
 DISCRETE = Space("Discrete", dtype="int64", n=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bentos.rewards import Reported
+from bentos.store.rewards import Reported
 
 
 def outcome(episode: str, value: float = 1.0, **changed: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 
 import psutil
 
-from bentos import home
+from bentos import settings as home
 from tasks.stack import processes
 from tests.cluster.compose import REPOSITORY
 from tests.cluster.harness import Cluster

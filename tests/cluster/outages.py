@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.episodes import Signer
-from bentos.package import Outcomes, Serve, Space
+from bentos.package.manifest import Outcomes, Serve, Space
+from bentos.store import tables as store
+from bentos.tokens import Signer
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import analyse
 from tasks.build.training.environments import make

@@ -9,7 +9,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control.plane import ControlPlane
 from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.demo import PLANS

@@ -23,7 +23,7 @@ BROUGHT_BY = {"uvicorn": "bentoml", "circus": "bentoml"} | dict.fromkeys(
     ("airflow", "fastapi", "starlette", "jinja2"), "apache-airflow"
 )
 """Modules that come with a listed package, whose own version of them is the one to use."""
-CLIENTS = {"bentos.watching"}
+CLIENTS = {"bentos.client.environments"}
 """What a client wraps its environment with: no gateway imports it."""
 TRAINING = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium")
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bentos import metrics
+from bentos.server import metrics
 from tasks.alerts import rules as alerts
 from tasks.cli.app import app
 from tasks.spec.reference import reference

@@ -11,8 +11,9 @@ import gymnasium
 import httpx
 import pytest
 
-from bentos import home, store
-from bentos.package import Outcomes
+from bentos import settings as home
+from bentos.package.manifest import Outcomes
+from bentos.store import tables as store
 from tasks.build.training.spaces import describe
 from tasks.canary import lifecycle
 from tasks.control import audit

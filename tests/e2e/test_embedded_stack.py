@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.stack import processes, supervisor
 from tasks.stack.airflow_api import Airflow, AirflowError
 from tasks.stack.lifecycle import Running, up

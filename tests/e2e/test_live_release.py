@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.control.plane import ControlPlane
 from tasks.stack import supervisor
 from tasks.stack.airflow_api import Airflow, Run

@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium
 import pytest
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.canary.players import Game, Gateway, Player
 from tasks.control import audit
 from tasks.control.plane import ControlPlane

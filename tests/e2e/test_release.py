@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.build.packaging.assemble import select
 from tasks.control.plane import ControlPlane
 from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT

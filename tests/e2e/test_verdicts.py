@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.assignment import Canary
+from bentos import settings as home
+from bentos.canary import Canary
 from bentos.client import GatewayClient
+from bentos.store import tables as store
 from tasks.canary.planning import Planner
 from tasks.control.plane import ControlPlane
 from tasks.stack.airflow_api import Airflow, Run

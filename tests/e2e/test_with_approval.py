@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.reporting.bundle.verify import verify
 from tasks.spec.sections import PRE_DEPLOYMENT
 from tasks.stack.airflow_api import Airflow, Run

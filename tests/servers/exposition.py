@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from bentos.stats import LATENCY_BUCKETS, Arm
+from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
 from tasks.alerts.readings import GAUGES
 
 BASELINE_RETURN = 500.0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.writer import StoreDown, Writer
+from bentos.store import tables as store
+from bentos.store.writer import StoreDown, Writer
 from tests.bentos.store_rows import outcome
 from tests.servers.postgres import Cluster, binary
 

@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from bentos import store
-from bentos.assignment import Canary
-from bentos.package import Safety, Serve
+from bentos.canary import Canary
+from bentos.package.manifest import Serve
+from bentos.package.safety import Safety
+from bentos.store import tables as store
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import readings
 from tasks.build.packaging.baselines import baselines

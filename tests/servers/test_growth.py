@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.growth import Cost, measure
-from benchmarks.outcomes_at_scale import Life, fill
-from bentos import store
+from benchmarks.large_store import Life, fill
+from benchmarks.store_growth import Cost, measure
+from bentos.store import tables as store
 from tests.servers.postgres import Cluster
 
 pytestmark = pytest.mark.servers

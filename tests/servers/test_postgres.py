@@ -16,10 +16,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.package import Outcomes
-from bentos.sweep import sweep
-from bentos.writer import StoreDown, Writer
+from bentos.package.manifest import Outcomes
+from bentos.store import tables as store
+from bentos.store.abandonment import sweep
+from bentos.store.writer import StoreDown, Writer
 from tasks.canary.units import StoredUnits
 from tests.bentos.gateway_process import GatewayProcess, wait_until
 from tests.bentos.policy_packages import write_package

@@ -13,10 +13,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.episodes import Signer
-from bentos.package import Serve
-from bentos.writer import PATIENCE_SECONDS
+from bentos.package.manifest import Serve
+from bentos.store import tables as store
+from bentos.store.writer import PATIENCE_SECONDS
+from bentos.tokens import Signer
 from tests.bentos.gateway_process import ADMIN_TOKEN, EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
 from tests.bentos.policy_packages import constant_graph, discrete_graph, write_package
 from tests.servers.load import Load

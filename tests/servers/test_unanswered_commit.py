@@ -13,11 +13,11 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.episodes import Signer
-from bentos.last_good import Kept, LastGood
-from bentos.registry import Picture
-from bentos.writer import StoreDown, Writer
+from bentos.routing.registry import Picture
+from bentos.routing.state import Kept, LastGood
+from bentos.store import tables as store
+from bentos.store.writer import StoreDown, Writer
+from bentos.tokens import Signer
 from tasks.canary.units import StoredUnits
 from tasks.stack.ports import free_port
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until

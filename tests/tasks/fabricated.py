@@ -17,7 +17,8 @@ import onnx
 import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos import package, store
+from bentos import package
+from bentos.store import tables as store
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.build.packaging.baselines import baselines
 from tasks.build.variants.selection import choose

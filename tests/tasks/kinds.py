@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from bentos.package import Outcomes, Safety, Serve
+from bentos.package.manifest import Outcomes, Serve
+from bentos.package.safety import Safety
 from tasks.build.export.families import exporter_for
 from tasks.build.export.formats import ONNX, Exported, describe_outputs, write_formats
 from tasks.build.export.parity import groups

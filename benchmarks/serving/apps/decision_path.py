@@ -13,10 +13,10 @@ from time import perf_counter_ns
 import msgspec
 import numpy as np
 
-from bentos.background import Worker
-from bentos.package import load
-from bentos.single import Package
-from bentos.wire import ActRequest
+from bentos.gateway.schemas import ActRequest
+from bentos.package.loader import load
+from bentos.server.single import Package
+from bentos.server.worker import Worker
 
 WARM_UP = 500
 

@@ -14,8 +14,9 @@ from unittest import mock
 import onnxruntime as ort
 
 from benchmarks.serving.apps.slow_session import SlowSession
-from bentos import process, single
-from bentos.background import Worker
+from bentos.server import factory as process
+from bentos.server import single
+from bentos.server.worker import Worker
 from bentos.service import Gateway
 
 __all__ = ["Gateway"]

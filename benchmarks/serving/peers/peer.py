@@ -12,7 +12,7 @@ import msgspec
 
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.server import Launch
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 
 Observations = list[list[float]]
 

@@ -52,7 +52,7 @@ class ArmStats:
 
     @staticmethod
     def of(document: Mapping[str, Any]) -> ArmStats:
-        """Read the gateway's counters of one arm, as `bentos.stats.total` adds them up."""
+        """Read the gateway's counters of one arm, as `bentos.telemetry.counters.total` adds them up."""
         return ArmStats(
             decisions=document["decisions"],
             fallbacks=document["sources"]["fallback"],

@@ -18,7 +18,7 @@ class Start:
 
     `episode_return` is null while the episode runs; `abandoned` says that it never reported. `events` names what
     befell it (see `guardrails.RATES`); `covariate` is a number known of it before its arm acted, if it is kept.
-    `withdrawn`: nobody was told of it (see `bentos/starts.py`), so it is of no unit.
+    `withdrawn`: nobody was told of it (see `bentos/store/starts.py`), so it is of no unit.
     """
 
     start_seq: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.package import Tensor
+from bentos.package.manifest import Tensor
 from tasks import inputs
 from tasks.build.training.spaces import parts
 from tasks.inputs import Array, Inputs

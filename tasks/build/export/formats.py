@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bentos.manifest import DistributionName
-from bentos.package import Space, Tensor
+from bentos.package.manifest import DistributionName, Space, Tensor
 from tasks.build.export import parity
 from tasks.build.export.cases import cases
 from tasks.build.export.graph import decider

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package import Tensor
+from bentos.package.manifest import Tensor
 from tasks.build.export.parity import SCORES, compare
 from tasks.build.training.environments import make
 from tasks.build.training.rollout import play

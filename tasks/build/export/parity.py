@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package import Space
+from bentos.package.manifest import Space
 from tasks.build.export.cases import Cases
 from tasks.inputs import Array, Decide, Outputs, in_batches, size, take
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from bentos import package
-from bentos.hooks import HOOK_FILE
+from bentos.package.hooks import HOOK_FILE
 from tasks.build.export.formats import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import SCORES, compare

@@ -30,12 +30,12 @@ def baselines(
     `episodes` [n] says which episode each step is of.
 
     Observations: `mean`, `std`, `min`, `max` of every entry, flattened, and `columns`, each one entry `index` of the
-    graph's input `input` with its cells (see `bentos.drift.cells.Column`); `mahalanobis` (see
-    `tasks.build.packaging.outliers`) is of the same entries, in their order. Continuous actions are counted per dimension
-    in 20 bins over the span of the space (of the actions, if unbounded), those of MultiDiscrete and MultiBinary spaces
-    in one bin a value. `effective` says how many independent rows these rows are worth, since those of one episode
-    depend on each other. Without returns the rows were drawn, not met: they are no baseline of anything, and none is
-    given.
+    graph's input `input` with its cells (see `bentos.telemetry.histogram.Column`); `mahalanobis` (see
+    `tasks.build.packaging.outliers`) is of the same entries, in their order. Continuous actions are counted per
+    dimension in 20 bins over the span of the space (of the actions, if unbounded), those of MultiDiscrete and
+    MultiBinary spaces in one bin a value. `effective` says how many independent rows these rows are worth, since those
+    of one episode depend on each other. Without returns the rows were drawn, not met: they are no
+    baseline of anything, and none is given.
     """
     if not len(returns):
         return {"observations": {"source": "drawn"}, "actions": {}, "returns": {"count": 0}}

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 import bentos
-from bentos.hooks import HOOK_FILE, HOOKS
-from bentos.package import MANIFEST, Policy, load, sha256
+from bentos.package.hooks import HOOK_FILE, HOOKS
+from bentos.package.loader import MANIFEST, Policy, load, sha256
 from tasks.build.export import parity
 from tasks.build.packaging import bento_store
 from tasks.build.packaging.bento_store import POLICY, bento_path, bentoml_home, label

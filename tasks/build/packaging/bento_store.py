@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import yaml
 
-from bentos import home
-from bentos.package_cache import REST_SECONDS, configured_bytes
+from bentos import settings as home
+from bentos.routing.package_cache import REST_SECONDS, configured_bytes
 from tasks.control.writes import canary_of
 from tasks.tracking.client import RegistryUnavailable
 from tasks.tracking.registry import Registry

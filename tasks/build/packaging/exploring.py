@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bentos.distributions import distribution_of
-from bentos.manifest import PackageError
+from bentos.package.distributions import distribution_of
+from bentos.package.manifest import PackageError
 from tasks.build.export.graph import decider
 from tasks.errors import Misconfigured
 from tasks.inputs import Array, Inputs, in_batches

@@ -211,7 +211,7 @@ def _variants(
     request: Request, agent: Agent, exported: Exported, playable: Playable, given: Inputs
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], Selection]:
     """Measurements, judgements and the choice among the variants that were asked for; files of the others are gone."""
-    from bentos.package import Serve
+    from bentos.package.manifest import Serve
     from tasks.build.export.formats import ONNX, TORCHSCRIPT
     from tasks.build.variants.benchmark import compare_with_originals, measure_variants
     from tasks.build.variants.quantize import quantize_policy

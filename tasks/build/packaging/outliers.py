@@ -1,4 +1,4 @@
-"""How far observations usually lie from their mean: what the gateway flags outliers by (`bentos.envelope.outliers`)."""
+"""How far observations usually lie from their mean: `bentos.telemetry.outliers` flags outliers by it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.envelope.outliers import Outliers
+from bentos.telemetry.outliers import Outliers
 from tasks.inputs import Array
 
 QUANTILE = 0.999

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bentos.certificates import trusted
+from bentos.http_client import trusted
 from tasks.stack.ports import free_port
 
 READY_SECONDS = 60.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package import Tensor
+from bentos.package.manifest import Tensor
 from tasks.build.training.rollout import EVALUATION_SEED, Rollout, bootstrap_interval, join, play, thin
 from tasks.errors import Rejected
 from tasks.inputs import Array, Decide, Inputs

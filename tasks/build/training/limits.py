@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def check_limits(spec: PolicySpec, observations: Space[Any], actions: Space[Any]) -> None:
     """Raise Misconfigured, saying what was expected, where the envelope does not fit an environment's spaces."""
-    from bentos.envelope.build import build
-    from bentos.package import PackageError
+    from bentos.envelope import build
+    from bentos.package.manifest import PackageError
     from tasks.build.training.spaces import describe
     from tasks.spec.packaging import Packaging
 

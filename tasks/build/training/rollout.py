@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package import Tensor
+from bentos.package.manifest import Tensor
 from tasks import inputs
 from tasks.build.training.environments import action_mask, make
 from tasks.inputs import Array, Decide, Inputs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.package import Space
+from bentos.package.manifest import Space
 from tasks.errors import Misconfigured
 
 if TYPE_CHECKING:

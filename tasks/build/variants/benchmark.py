@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.home import home
+from bentos.settings import home
 from tasks.build.variants.measure import affordable, measure_apart
 from tasks.build.variants.selection import COMPARED_BATCH
 from tasks.build.variants.served_graph import write_served
@@ -23,7 +23,7 @@ from tasks.spec.sections import FAMILIES
 from tasks.tracking import release as runs
 
 if TYPE_CHECKING:
-    from bentos.package import Tensor
+    from bentos.package.manifest import Tensor
     from tasks.build.training.agent import Agent
 
 MEMBERS = {

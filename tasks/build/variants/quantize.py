@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package import Space, Tensor
+from bentos.package.manifest import Space, Tensor
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import FORBIDDEN, SCORES, compare, errors, groups
 from tasks.build.training.rollout import QUANTIZATION_SEED, bootstrap_interval, play

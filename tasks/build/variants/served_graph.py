@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from bentos.interface import unserved
+from bentos.package.interface import unserved
 from tasks.build.export.graph import decider
 from tasks.build.variants.layers import bare, cut
 from tasks.inputs import Inputs, in_batches, spread

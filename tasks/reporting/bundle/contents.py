@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from typing import Any
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
 from tasks.tracking.release import SPEC, Release

@@ -15,7 +15,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from itsdangerous import TimestampSigner
 
-from bentos import home, overrides, store
+from bentos import settings as home
+from bentos.store import overrides
+from bentos.store import tables as store
 from plugins.console import commands as operate
 from plugins.console import overview
 from plugins.console.forms import TOKEN

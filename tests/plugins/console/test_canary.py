@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from plugins.console import canary as module
 from plugins.console.canary import CanarySeen, Pictures, latest, position
 from tasks.canary import evidence

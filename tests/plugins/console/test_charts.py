@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from plugins.console import charts as history
 from plugins.console.charts import Chart
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from bentos import home, stats, store
+from bentos import settings as home
+from bentos.store import tables as store
+from bentos.telemetry import counters as stats
 from plugins.console import canary as latest_canary
 from plugins.console import overview
 from plugins.console.overview import Health, checklists, glances, health_of, names, page, served

@@ -12,7 +12,7 @@ from airflow.models.hitl import HITLDetail
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
 from airflow.sdk.serde import deserialize, serialize
 
-from bentos import home
+from bentos import settings as home
 from plugins.operators import approval as approval_module
 from plugins.operators import canary as canary_module
 from plugins.operators import stage as stage_module

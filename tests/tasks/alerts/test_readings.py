@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from bentos import stats, store
+from bentos.store import tables as store
+from bentos.telemetry import counters as stats
 from tasks.alerts.readings import (
     action_counts,
     chi_squared,

@@ -1,7 +1,7 @@
 """How often verdicts err and how soon they come: the benchmark's tables, smaller, seeded.
 
 A look after every unit, margin 0.1 standard deviations, 5 % a side. A bound on a rate allows three binomial standard
-errors of the few canaries simulated here; `python -m benchmarks.verdicts` has thousands.
+errors of the few canaries simulated here; `python -m benchmarks.error_rates` has thousands.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import verdicts
-from benchmarks.rules import NEVER, RULES, airlock
-from benchmarks.verdicts import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
-from benchmarks.worlds import WORLDS, Environment, World, simulate
+from benchmarks import error_rates as verdicts
+from benchmarks.error_rates import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
+from benchmarks.simulated_canaries import WORLDS, Environment, World, simulate
+from benchmarks.stopping_rules import NEVER, RULES, airlock
 from tasks.analysis.judge import guardrails
 from tasks.analysis.judge.units import Start, analyse
 from tasks.analysis.sequential import asymptotic

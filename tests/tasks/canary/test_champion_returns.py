@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.canary import champion_returns
 from tasks.canary.champion_returns import from_file, of_champion, stored, traffic
 from tasks.errors import Misconfigured

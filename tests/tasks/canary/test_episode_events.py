@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.wire import Started
+from bentos import settings as home
+from bentos.gateway.schemas import Started
+from bentos.store import tables as store
 from tasks.analysis.judge.verdict import Evidence, judge
 from tasks.canary.evidence import units
 from tasks.canary.units import StoredUnits
@@ -92,7 +93,7 @@ def test_events_outlive_a_store_that_was_down(desk: Desk, monkeypatch: pytest.Mo
         episode = next(episode for episode in await desk.start(20) if episode.arm == "challenger")
         await desk.act(episode, BREAKS)
         with monkeypatch.context() as broken:
-            broken.setattr("bentos.events.insert", fail)
+            broken.setattr("bentos.store.episode_events.insert", fail)
             with pytest.raises(Exception, match="disk is full"):
                 await desk.write()
         desk.writer._rest_until = 0.0

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.analysis.judge.verdict import Evidence, Judgement, judge
 from tasks.canary.evidence import units
 from tests.tasks.analysis.plans import PLAN

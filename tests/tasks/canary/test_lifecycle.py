@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, stats, store
+from bentos import settings as home
+from bentos.store import tables as store
+from bentos.telemetry import counters as stats
 from tasks.analysis.judge.anchor import Anchor
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.canary import lifecycle as canary

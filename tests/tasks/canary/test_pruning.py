@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.canary import pruning as module
 from tasks.canary.pruning import DAY, prune
 from tasks.errors import Misconfigured

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.analysis.sequential.decision import Bounds
 from tasks.canary import results as module
 from tasks.canary.results import improvement, results, summary, winner

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.package import Policy, load
+from bentos.package.loader import Policy, load
 from tasks.spec.sections import Params
 from tasks.spec.sections import load as load_spec
 from tasks.tracking.release import Release

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bentos.stats import LATENCY_BUCKETS, Arm
+from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
 from tasks.checklist import live
 from tasks.checklist.live import Usage
 from tasks.spec.sections import PolicySpec, load

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bentos.package import PackageError, Policy, load, write_manifest
+from bentos.package.loader import Policy, load, write_manifest
+from bentos.package.manifest import PackageError
 from tasks.checklist import package as packaged
 from tasks.spec.sections import PolicySpec
 from tasks.spec.sections import load as load_spec

@@ -8,7 +8,7 @@ import msgspec
 import psutil
 import pytest
 
-from bentos.package import load, write_manifest
+from bentos.package.loader import load, write_manifest
 from tasks.checklist import pre_deployment
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.sections import PRE_DEPLOYMENT, Params

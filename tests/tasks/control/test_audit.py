@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.control import audit
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.manual_moves import notice
 from tasks.control.plane import ControlPlane

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.control import intents
 from tasks.control.lease import LeaseLost, acquire
 

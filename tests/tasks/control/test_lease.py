@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.control.lease import LeaseHeld, LeaseLost, acquire, held
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.audit import Event
 from tasks.control.lease import held

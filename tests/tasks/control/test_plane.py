@@ -15,8 +15,10 @@ import pytest
 import sqlalchemy as sa
 from msgspec import structs
 
-from bentos import faults, home, store
-from bentos.assignment import Canary
+from bentos import settings as home
+from bentos.canary import Canary
+from bentos.routing import faults
+from bentos.store import tables as store
 from tasks.control import intents
 from tasks.control import plane as promote
 from tasks.control import status as validation

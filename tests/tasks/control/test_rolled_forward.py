@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.canary import lifecycle as canary
 from tasks.canary import results
 from tasks.canary.evidence import units

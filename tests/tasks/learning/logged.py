@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from bentos import store
-from bentos.manifest import Space
+from bentos.package.manifest import Space
+from bentos.store import tables as store
 from tasks.learning.log import Wanted
 
 BOX = Space("Box", shape=(1,), low=(-2.0,), high=(2.0,))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import store
+from bentos.store import tables as store
 from tasks.learning.log import SUSPECT, Found, collect, versions, waiting
 from tests.tasks.learning.logged import WANTED, Rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.monitoring import live as module
 from tasks.monitoring.live import GatewaySilent, drift, live
 from tests.tasks.gateway_double import GatewayDouble, serving

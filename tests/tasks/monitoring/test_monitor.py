@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
-from bentos.stats import Arm
+from bentos import settings as home
+from bentos.store import tables as store
+from bentos.telemetry.counters import Arm
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
 from tasks.monitoring import checks as monitor_checks

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
 from tasks.monitoring.past_reports import reports

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bentos import package
-from bentos.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
+from bentos.package.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
 from tasks.errors import Misconfigured
 from tasks.spec import safety as spec_safety
 from tasks.spec.packaging import Packaging

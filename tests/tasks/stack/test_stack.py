@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bentos import home
+from bentos import settings as home
 from tasks.stack import components, lifecycle, ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
 from tasks.stack.components import Component

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
 from tasks.spec.sections import Params

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import home, store
+from bentos import settings as home
+from bentos.store import tables as store
 from tasks.build.export.formats import EXPORT
 from tasks.build.training.agent import load_model
 from tasks.build.training.spaces import describe

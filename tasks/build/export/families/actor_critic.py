@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bentos.package import Tensor as TensorDescription
+from bentos.package.manifest import Tensor as TensorDescription
 from tasks import inputs
 from tasks.build.export.families.base import Exporter, Head
 from tasks.build.export.families.heads import HEADS, MASKABLE_HEADS, categories, head_for, parameters_of

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from bentos.manifest import DistributionName
-from bentos.package import Tensor as TensorDescription
+from bentos.package.manifest import DistributionName
+from bentos.package.manifest import Tensor as TensorDescription
 from tasks import inputs
 from tasks.build.export.cases import drawn
 from tasks.build.export.families.preprocess import Prepare, Space, rows

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from bentos.manifest import DistributionName
+from bentos.package.manifest import DistributionName
 from tasks.build.export.families.base import EnvironmentAction, Head
 from tasks.build.export.families.gaussian import log_prob_of_mean, log_std_module
 from tasks.build.export.families.preprocess import Space, integer

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bentos.package import Tensor as TensorDescription
+from bentos.package.manifest import Tensor as TensorDescription
 from tasks import inputs
 from tasks.build.export.families.actor_critic import ActorCriticExporter
 from tasks.build.export.families.base import Head

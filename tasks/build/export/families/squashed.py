@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from bentos.manifest import DistributionName
+from bentos.package.manifest import DistributionName
 from tasks.build.export.families.base import EnvironmentAction, Exporter
 from tasks.build.export.families.gaussian import NetworkLogStd, StateDependentLogStd, log_prob_of_mean
 from tasks.build.export.families.preprocess import Observation

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bentos import stats
+from bentos.telemetry import counters as stats
 from tasks.analysis.judge import guardrails
 from tasks.analysis.judge.guardrails import ArmStats
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos.package import Space
+from bentos.package.manifest import Space
 from tasks.build.export.cases import Cases
 from tasks.build.export.parity import PARAMETER_TOLERANCE, Original, compare, parameter_errors, prove, worst
 from tasks.inputs import Decide, Inputs, Outputs

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bentos import package
-from bentos.drift import Drift
-from bentos.drift.cells import Column
-from bentos.episodes import Episode
 from bentos.rows import Rows
+from bentos.telemetry.drift import Drift
+from bentos.telemetry.histogram import Column
+from bentos.tokens import Episode
 from tasks.build.packaging.baselines import CELLS, MAX_COLUMNS, baselines, cells, effective_rows
 from tests.bentos.policy_packages import write_package
 

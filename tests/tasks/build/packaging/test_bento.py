@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from bentos.package import load
+from bentos.package.loader import load
 from tasks.build.packaging import bento, bento_store
 from tasks.build.packaging import scratch_server as server
 from tasks.errors import Misconfigured, Rejected

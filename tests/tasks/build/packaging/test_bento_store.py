@@ -11,7 +11,7 @@ from types import TracebackType
 import pytest
 import yaml
 
-from bentos.package_cache import REST_SECONDS
+from bentos.routing.package_cache import REST_SECONDS
 from tasks.build.packaging import bento_store
 from tasks.tracking.client import RegistryUnavailable
 from tests.tasks.registry_double import RegistryDouble

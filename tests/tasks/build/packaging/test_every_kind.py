@@ -18,12 +18,12 @@ from stable_baselines3.common import evaluation
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from bentos.client import GatewayError, RemotePolicy
-from bentos.core import Core
-from bentos.episodes import Signer
-from bentos.overrides import Overrides
-from bentos.package import BASELINE, Policy, digest_files, load, write_manifest
-from bentos.single import Package, route
-from bentos.wire import ActRequest
+from bentos.gateway.engine import Core
+from bentos.gateway.schemas import ActRequest
+from bentos.package.loader import BASELINE, Policy, digest_files, load, write_manifest
+from bentos.server.single import Package, route
+from bentos.store.overrides import Overrides
+from bentos.tokens import Signer
 from tasks.build.export.parity import compare
 from tasks.build.packaging.bento import smoke_test
 from tasks.build.packaging.scratch_server import serving

@@ -15,9 +15,9 @@ from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 
-from bentos.distributions import Distribution, distribution_of
-from bentos.manifest import Tensor
-from bentos.package import load, write_manifest
+from bentos.package.distributions import Distribution, distribution_of
+from bentos.package.loader import load, write_manifest
+from bentos.package.manifest import Tensor
 from bentos.rows import Rows
 from bentos.runners.explore import Explore
 from tasks.build.export.families import exporter_for

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos.package import Serve, load
+from bentos.package.loader import load
+from bentos.package.manifest import Serve
 from tasks.build.packaging import bento
 from tasks.build.packaging.scratch_server import serving
 from tasks.errors import Misconfigured

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bentos.package import load, write_manifest
-from bentos.safety import Condition, MaskRule, Safety
+from bentos.package.loader import load, write_manifest
+from bentos.package.safety import Condition, MaskRule, Safety
 from tasks.inputs import MASK, observations
 from tests.bentos.gateway_process import GatewayProcess
 from tests.tasks.kinds import Real

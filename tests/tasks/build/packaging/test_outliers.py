@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos.envelope.outliers import Outliers
+from bentos.telemetry.outliers import Outliers
 from tasks.build.packaging.outliers import LEAST_ROWS, mahalanobis
 
 Array = np.ndarray[Any, Any]

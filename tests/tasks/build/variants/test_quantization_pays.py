@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos.package import Space
+from bentos.package.manifest import Space
 from tasks.build.export.graph import decider
 from tasks.build.training.rollout import EVALUATION_SEED, play, thin
 from tasks.build.variants.measure import measure_apart

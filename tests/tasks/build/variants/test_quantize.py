@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos.package import Space
+from bentos.package.manifest import Space
 from tasks.build.export.graph import decider, open_session
 from tasks.build.variants.quantize import compare_actions, is_batch_invariant, keeps_flags, margins, quantize_policy
 from tasks.inputs import Decide, Inputs

@@ -1,0 +1,305 @@
+"""What a worker does beside answering: follow the registry and the database, flush statistics, sweep, and end well."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from bentos import logs
+from bentos import settings as home
+from bentos.gateway.engine import Core
+from bentos.gateway.episodes import Reports
+from bentos.gateway.overrides import Overriding
+from bentos.gateway.status import Views
+from bentos.routing import faults
+from bentos.routing.faults import Event, Faults
+from bentos.routing.follower import Follower
+from bentos.routing.peers import Peers
+from bentos.routing.registry import Registry
+from bentos.routing.version import Version
+from bentos.runners import crash_marks as quarantine
+from bentos.runners.crash_marks import Marks
+from bentos.server import collection, single
+from bentos.server.metrics import Metrics
+from bentos.store import overrides
+from bentos.store import tables as store
+from bentos.store.abandonment import sweep
+from bentos.store.journal import Journal
+from bentos.store.overrides import Overrides
+from bentos.store.retention import Retention
+from bentos.store.writer import RowsRefused, StoreDown, Writer
+from bentos.telemetry.counters import Arm, Key
+from bentos.tokens import Signer
+
+_SECOND = 1.0
+_SWEEP_SECONDS = 5.0
+_RETENTION_SECONDS = 60.0
+_START_TIMEOUT = 1.5
+
+
+class Worker:
+    """One gateway process: builds the core, runs its loops, and takes all down again in order."""
+
+    def __init__(self) -> None:
+        directory = home.home() / "gateway"
+        directory.mkdir(parents=True, exist_ok=True)
+        url = home.database_url()
+        journal = Journal()
+        self.core = Core(
+            Signer(home.secret("episode_key")),
+            Writer(url, journal.events),
+            Overrides(directory / "overrides.json"),
+            journal,
+            Faults(directory / "faults.json"),
+        )
+        self.core.on_breaker = self._breaker_opened
+        self.reports = Reports(self.core)
+        self.overriding = Overriding(self.core)
+        self.views = Views(self.core, url)
+        self._directory = directory
+        self._url = url
+        self._follower: Follower | None = None
+        self._marks: Marks | None = None
+        self._metrics: Metrics | None = None
+        self._retention = Retention()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._events: set[asyncio.Task[None]] = set()
+
+    async def start(self, package: single.Package | None) -> None:
+        """Load what is to be served and start the loops. With `package` that one version, else what the registry says.
+
+        Raises PackageError when the one package cannot be served.
+        """
+        self._metrics = Metrics()
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._read_database()
+        except TimeoutError:
+            logs.warning("database slow", detail=f"no answer within {_START_TIMEOUT} s; starting without")
+        if package is not None:
+            self.core.route(await asyncio.to_thread(single.route, self.core, package))
+        else:
+            marks = self._directory / "marks"
+            self._marks = Marks(marks, self.core.worker)
+            living = partial(quarantine.living, marks)
+            self._follower = Follower(
+                Registry(home.mlflow_url()),
+                self._directory,
+                Peers(self._directory / "peers", self.core.worker, living, grace=2 * home.poll_seconds()),
+                build=self.core.build,
+                routed=self.core.route,
+                dropped=self.core.drop,
+                refused=self._refused,
+                withdrawn=self.core.withdrawn,
+                quarantined=self.core.faults.quarantined,
+                mark=self._marks.of,
+                unmark=self._marks.release,
+            )
+            follower = self._follower
+            self.core.unheard = lambda: not follower.seen_at
+            await self._follower.start()
+            self._loop("registry", self._follower.poll, home.poll_seconds())
+        self._loop("database", self._read_database, _SECOND)
+        self._loop("flush", self._flush, _SECOND)
+        self._loop("journal", self._write_journal, _SECOND)
+        self._loop("sweep", self._sweep_all, _SWEEP_SECONDS)
+        self._loop("retention", self._retain, _RETENTION_SECONDS)
+        collection.settle()
+        logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
+
+    async def stop(self) -> None:
+        """Stop the loops, store what was counted, and close the database."""
+        for task in (*self._tasks, *self._events):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._events, return_exceptions=True)
+        await self._write_journal()
+        await self._flush()
+        if self._follower is not None:
+            await self._follower.stop()
+        await asyncio.to_thread(self.core.writer.close)
+        if self._marks is not None:
+            self._marks.close()
+        logs.info("gateway stopped")
+
+    def unready(self) -> str | None:
+        """Why others should be asked in this gateway's place; None: it is ready."""
+        if self.core.unheard() and not self.core.routes:
+            return "this gateway has not heard from the registry yet, and knows of no policy from before"
+        if self._follower is not None and self._follower.beginning:
+            missing = sorted(policy for policy, route in self.core.routes.items() if route.manifest is None)
+            if missing:
+                return f"this gateway is loading its first packages, and has none yet of {', '.join(missing[:20])}"
+        return None
+
+    def registry(self) -> dict[str, Any]:
+        """Whether the registry answers, and how old its last answer is (s); null where it is not followed or unseen."""
+        if self._follower is None:
+            return {"ok": True, "age_seconds": None}
+        seen = self._follower.seen_at
+        return {"ok": self._follower.ok, "age_seconds": time.time() - seen if seen else None}
+
+    def _loop(self, name: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
+        async def run() -> None:
+            while True:
+                # jitter: many gateways shall not ask at the same moment
+                await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
+                try:
+                    await step()
+                except Exception:  # noqa: BLE001 - a loop must outlive whatever one turn meets
+                    logs.error("background step failed", step=name)
+
+        self._tasks.append(asyncio.create_task(run(), name=f"airlock-{name}"))
+
+    def _event(self, policy: str, version: str, digest: str, kind: str, detail: str) -> None:
+        async def record() -> None:
+            # peers and the canary's judge must hear of it, be it late
+            while not await self.core.record_fault(policy, version, digest, kind, detail):
+                await asyncio.sleep(_SECOND)
+
+        task = asyncio.get_running_loop().create_task(record())
+        self._events.add(task)
+        task.add_done_callback(self._events.discard)
+
+    def _refused(self, policy: str, version: str, digest: str, reason: str) -> None:
+        self._event(policy, version, digest, faults.REFUSED, reason)
+
+    def _breaker_opened(self, policy: str, version: Version, reason: str) -> None:
+        self._event(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, reason)
+        if self._follower is not None:
+            self._follower.reroute(policy)
+
+    async def _read_database(self) -> None:
+        """Take over the overrides and fault events that others committed, and say what dead workers cannot."""
+        try:
+            await self._bury()
+        except StoreDown:
+            logs.warning("deaths of workers not stored", detail="the marks are kept until they can be")
+
+        def read() -> tuple[list[overrides.Active], list[Any]]:
+            with store.connect(self._url).connect() as connection:
+                return overrides.read(connection, time.time()), self.core.faults.read(connection)
+
+        try:
+            active, events = await asyncio.to_thread(read)
+        except sa.exc.SQLAlchemyError as error:
+            logs.warning("database not readable", detail=str(error).splitlines()[0])
+            return
+        self.core.overrides.replace(active)
+        for policy in self.core.faults.take(events):
+            if self._follower is not None:
+                self._follower.reroute(policy)
+
+    async def _bury(self) -> None:
+        """Tell of workers of this machine that died at work: it counts here at once, and everywhere once stored."""
+        with quarantine.dead(self._directory / "marks") as deaths:
+            for death in deaths:
+                policy, version, digest = msgspec.structs.astuple(death.suspect)
+                worker = death.workers[0]
+                self.core.faults.note(Event(policy, version, digest, faults.KILLED_WORKER, time.time(), worker))
+                if self._follower is not None:
+                    self._follower.reroute(policy)
+            if deaths:
+
+                def bury(connection: sa.Connection) -> None:
+                    for death in deaths:
+                        faults.bury(connection, death, self.core.worker)
+
+                await self.core.writer.call(bury)
+                for death in deaths:
+                    about = msgspec.to_builtins(death.suspect)
+                    logs.error("a version killed its worker", **about, workers=list(death.workers))
+
+    async def _flush(self) -> None:
+        """Bring the counters to Prometheus and to `arm_stats`."""
+        self._note_breakers()
+        changed = self.core.stats.take_changed()
+        if self._metrics is not None:
+            self._metrics.flush(changed)
+            self._metrics.lost(self.core.journal.log.lost, self.core.journal.events.lost)
+            self._metrics.withdrawn(self.core.writer.untold.withdrawn)
+            self._metrics.show_usage(self.core.worker)
+            for route in list(self.core.routes.values()):
+                self._metrics.show(route)
+                self._metrics.show_overrides(route.policy, self.core.overrides.of(route.policy))
+                await asyncio.sleep(0)  # requests come in between: a look at drift takes a millisecond a policy
+        if not changed:
+            return
+        now = time.time()
+        rows = [_row(self.core.worker, key, arm, now) for key, arm in changed]
+        try:
+            await self.core.writer.call(lambda connection: _upsert(connection, rows))
+        except StoreDown:
+            for _, arm in changed:
+                arm.changed = True
+
+    async def _write_journal(self) -> None:
+        """Store events, and behind whatever else is to be written, withdrawals and the decision log."""
+        journal, writer = self.core.journal, self.core.writer
+        try:
+            await writer.flush_events()
+            await writer.withdraw()
+            while len(journal.log):
+                try:
+                    await writer.call(journal.log.write, later=True)
+                except RowsRefused:
+                    journal.log.refused()
+                else:
+                    journal.log.written()
+        except StoreDown:
+            return
+
+    async def _retain(self) -> None:
+        """Delete what need not be kept, a batch at a time, behind whatever is to be written."""
+        try:
+            while await self.core.writer.call(self._retention.run, later=True):
+                await asyncio.sleep(0)
+        except StoreDown:
+            return
+
+    def _note_breakers(self) -> None:
+        for (policy, _, version, _), arm in self.core.stats.arms.items():
+            route = self.core.routes.get(policy)
+            loaded = route.versions.get(version) if route else None
+            is_open = loaded is not None and loaded.breaker.open
+            if arm.breaker_open != is_open:
+                arm.breaker_open, arm.changed = is_open, True
+
+    async def _sweep_all(self) -> None:
+        for route in list(self.core.routes.values()):
+            if route.manifest is None:
+                continue
+            # a transaction each: two gateways that sweep several policies in one could wait for each other in a circle
+            close = partial(sweep, policy=route.policy, settings=route.manifest.outcomes)
+            try:
+                closed = await self.core.writer.call(close)
+            except StoreDown:
+                return
+            if closed:
+                logs.info("episodes abandoned", policy=route.policy, count=closed)
+
+
+def _row(worker: str, key: Key, arm: Arm, now: float) -> dict[str, Any]:
+    policy, generation, version, name = key
+    return {
+        "policy": policy,
+        "generation": generation,
+        "version": version,
+        "arm": name,
+        "worker": worker,
+        "stats": arm.to_json(),
+        "updated_at": now,
+    }
+
+
+def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
+    statement = store.insert(connection, store.arm_stats)
+    keys = [column.name for column in store.arm_stats.primary_key]
+    fresh = {name: statement.excluded[name] for name in ("stats", "updated_at")}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=fresh), rows)
