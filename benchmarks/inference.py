@@ -27,8 +27,8 @@ from tasks.build.export.graph import decider, open_session
 from tasks.build.packaging.assemble import Evidence, assemble, git_sha
 from tasks.build.training.agent import Agent
 from tasks.build.training.algorithms import algorithm_class
+from tasks.build.training.environments import describe
 from tasks.build.training.rollout import play
-from tasks.build.training.spaces import describe
 from tasks.build.variants.measure import ACCELERATORS, bound_caller, caller, on_accelerator
 from tasks.build.variants.quantize import compare_actions
 from tasks.build.variants.selection import Row, Selection

@@ -99,7 +99,7 @@ def logged(weak: Weak, database: Path, episodes: int, seed: int, say: Report) ->
     production.play(weak.spec, range(first, first + episodes), say)
     production.close()
     agent = weak.champion.agent()
-    from tasks.build.training.spaces import describe
+    from tasks.build.training.environments import describe
 
     wanted = Wanted(
         weak.spec.name,
@@ -139,7 +139,7 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
     training = data.only(~held)
     started = time.monotonic()
     agent = trainable(weak.spec, weak.champion, settings.seed)
-    from tasks.build.training.spaces import describe
+    from tasks.build.training.environments import describe
 
     space = describe(agent.model.action_space)
     fine_tuned(agent, training, settings, lambda given: worth(training, space, acting(given, True, settings.seed).act))

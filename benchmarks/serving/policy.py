@@ -45,7 +45,7 @@ def make(directory: Path) -> Policy:
     from tasks.build.export.formats import ONNX, Exported, describe_outputs, write_formats
     from tasks.build.packaging.assemble import Evidence, assemble, git_sha
     from tasks.build.training.agent import Agent
-    from tasks.build.training.spaces import describe
+    from tasks.build.training.environments import describe
     from tasks.build.variants.benchmark import BATCHES
     from tasks.build.variants.measure import measure
     from tasks.build.variants.selection import Row, Selection, fastest_batch

@@ -1,4 +1,9 @@
-"""The envelope of an action space: one for continuous actions, one for choices."""
+"""The envelope: the actions that may leave the gateway, given what was observed.
+
+Continuous actions are held to a box (bounds, acceleration limit, rate limit) and to linear constraints in it, actions
+that are choices to their range, to the request's mask and to the spec's rules. Reason codes say what a row broke. May
+import `package`; neither `telemetry` nor `store`.
+"""
 
 from __future__ import annotations
 

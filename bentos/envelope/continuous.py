@@ -7,12 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from bentos.envelope.acceleration import Acceleration
-from bentos.envelope.adjustment import BOUNDS, CONSTRAINT
-from bentos.envelope.change import change
-from bentos.envelope.limits import bounds, intersect, inward
+from bentos.envelope.adjustment import BOUNDS, CONSTRAINT, change
+from bentos.envelope.limits import Acceleration, RateLimit, bounds, intersect, inward
 from bentos.envelope.polytope import Polytope
-from bentos.envelope.rate import RateLimit
 from bentos.package.manifest import Array, Space
 from bentos.package.safety import Safety
 from bentos.rows import Decision, Rows

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bentos.envelope.adjustment import ACTION_MASK, BOUNDS, MASK_RULE
-from bentos.envelope.change import change
+from bentos.envelope.adjustment import ACTION_MASK, BOUNDS, MASK_RULE, change
 from bentos.envelope.limits import bounds, inward
 from bentos.envelope.mask_rules import MaskRules
 from bentos.package.action_masks import Masks

@@ -1,4 +1,7 @@
-"""Assign: arm and version from the signed episode id, else from the user, else the champion."""
+"""Arm and version of a request: from the signed episode id, else from the user, else the champion.
+
+While a challenger runs in shadow, a sample of the requests goes on to it; its actions are not used.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bentos import logs
 from bentos.errors import Problem
 from bentos.routing.route import Route, Seat
 from bentos.rows import Decision, Rows
-from bentos.runners import Deciding, settled
+from bentos.runners import Deciding, later, settled
+from bentos.runners.shadow import Shadow
 from bentos.tokens import Episode
 
 
@@ -90,3 +95,24 @@ def _check_version(episodes: Sequence[Episode | None], version: str) -> None:
         if episode is not None and episode.version != version:
             detail = f"the episode of row {row} is of another version than the one that is asked"
             raise Problem(422, "version", detail, expected=version, came=episode.version)
+
+
+class Shadowed:
+    """Around `assign`, while the route has a challenger in shadow: `generation` is its canary's."""
+
+    def __init__(self, following: Assign, shadow: Shadow, generation: str) -> None:
+        self.following = following
+        self._shadow = shadow
+        self._generation = generation
+
+    def decide(self, rows: Rows, seats: list[Seat]) -> Deciding:
+        """The inner answer. Raises what that raises, and nothing of the shadow's."""
+        decision = self.following.decide(rows, seats)
+        return self._offered(rows, decision) if isinstance(decision, Decision) else later(decision, rows, self._offered)
+
+    def _offered(self, rows: Rows, decision: Decision) -> Decision:
+        try:
+            self._shadow.offer(rows, decision, self._generation)
+        except Exception as error:  # noqa: BLE001 - nothing in shadow may keep a client from its answer
+            logs.error("sample for the shadow failed", generation=self._generation, detail=str(error))
+        return decision

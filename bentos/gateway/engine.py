@@ -15,9 +15,8 @@ import msgspec
 from bentos import logs
 from bentos.canary import Canary
 from bentos.errors import Problem
-from bentos.gateway.assign import Assign
+from bentos.gateway.assign import Assign, Shadowed
 from bentos.gateway.schemas import ActRequest, ActResponse, ManyActResponse
-from bentos.gateway.shadow import Shadowed
 from bentos.gateway.validate import Answer, Answering, Ask, Validate
 from bentos.package.loader import Policy
 from bentos.routing import faults

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 
 from bentos.errors import Problem, brief
-from bentos.gateway.assign import Assign
+from bentos.gateway.assign import Assign, Shadowed
 from bentos.gateway.observation import Observation, part_of
 from bentos.gateway.schemas import ActBody, ActRequest
-from bentos.gateway.shadow import Shadowed
 from bentos.package.action_masks import Masks
 from bentos.package.manifest import Manifest
 from bentos.routing.route import Seat

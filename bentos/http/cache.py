@@ -1,14 +1,34 @@
-"""Heads of requests that were parsed before: clients send the same one again and again.
+"""A bounded cache of parse results by the bytes they were made of, and of the heads of requests.
 
-What httptools makes of the same bytes is the same each time, so it is looked up by them, whole.
+Clients send the same head again and again; what httptools makes of the same bytes is the same each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from bentos.http.known import Known
+MOST = 1000
+"""Texts that are remembered; a client that sends its body's length sends heads by the dozen."""
+
+LONGEST = 2**11
+"""Length of the longest of them."""
+
+_K = TypeVar("_K", str, bytes)
+
+_V = TypeVar("_V")
+
+
+class Known(dict[_K, _V], Generic[_K, _V]):
+    """What was made of each text."""
+
+    def learn(self, text: _K, made: _V) -> None:
+        """Remember a text, unless it is too long. When there are too many, all others are forgotten first: whoever
+        sends ever new ones does not keep out what others send again."""
+        if len(text) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[text] = made
 
 
 class Head(NamedTuple):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from bentos.errors import Problem
+from bentos.event_loop import Paced
 from bentos.gateway.engine import MOST_TOGETHER, Core
 from bentos.gateway.schemas import ActRequest
 from bentos.gateway.validate import Answer, Answering, Ask, Validate
 from bentos.http.router import Call, Door, Reply
-from bentos.paced import Paced
 from bentos.rows import NothingCanAnswer
 
 Answers = Iterable[bytes | Problem | None]

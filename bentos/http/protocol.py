@@ -17,17 +17,18 @@ may take to send one, and to take its answer. Who does not read what is written 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from functools import partial
 from typing import Any, cast
 from weakref import WeakSet
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from bentos.errors import Problem
 from bentos.event_loop import rest
 from bentos.http.cache import Head, Heads
 from bentos.http.coalescing import Together
-from bentos.http.flow import Flow
 from bentos.http.router import JSON, MAX_BODY, Call, Door, Reply, too_large
 
 MAX_HEAD = 64 * 2**10
@@ -353,3 +354,23 @@ class SwiftProtocol(HttpToolsProtocol):
             and now - self._idle_since > self.timeout_keep_alive
         ):
             self.transport.close()
+
+
+class Flow(FlowControl):
+    """uvicorn's, which reads on while requests wait for their turn, and where nobody reads what is written."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        """`waiting` are the requests that were read before others of this connection were answered."""
+        super().__init__(transport)
+        self._connection = transport
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Read on, unless there is enough to answer, or to be taken, already."""
+        if not (self._waiting or self.write_paused or self._connection.is_closing()):
+            super().resume_reading()
+
+    def resume_writing(self) -> None:
+        """The client took its answers: it may ask again."""
+        super().resume_writing()
+        self.resume_reading()

@@ -23,8 +23,8 @@ from bentos.gateway.schemas import (
     Reward,
 )
 from bentos.http.auth import Guard
-from bentos.http.known import Known
-from bentos.quota import Quota
+from bentos.http.cache import Known
+from bentos.logs import Quota
 from bentos.server.worker import Worker
 
 JSON = b"application/json"

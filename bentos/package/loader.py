@@ -1,6 +1,6 @@
-"""The policy package: a directory with a manifest (`policy.json`), graphs and baselines, every file digested.
+"""Loading, verifying and writing policy packages: `policy.json`, graphs and baselines, every file digested.
 
-Reading a package never unpickles: the manifest is JSON, graphs are ONNX, baselines are plain NumPy arrays.
+Reading a package never unpickles. Of a quarantined one only the manifest is read.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime as ort
 
 from bentos import files
-from bentos.package import interface, providers
+from bentos.package import interface
+from bentos.package import session as providers
 from bentos.package.feeds import Feeds
 from bentos.package.manifest import (
     Array,
@@ -218,3 +219,23 @@ def load(
     path = Path(directory)
     manifest = read_manifest(path, package_sha256)
     return Policy(path, manifest, variant, provider or manifest.serve.provider)
+
+
+class Unopened(Policy):
+    """A package whose graph must not be opened: whoever asks it gets an exception, and so the fallback's answer."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.variant = manifest.shipped_variant
+        self.output_names = [output.name for output in manifest.outputs]
+        self.served_names = self.output_names
+        self.session: Any = self
+
+    def run(self, inputs: Any, outputs: Any = None) -> NoReturn:
+        """Raises RuntimeError."""
+        raise RuntimeError("the package is quarantined: its graph is not opened")
+
+    def run_one(self, inputs: Mapping[str, Array]) -> NoReturn:
+        """Raises RuntimeError."""
+        self.run(inputs)

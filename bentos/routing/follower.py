@@ -11,9 +11,8 @@ from pathlib import Path
 
 from bentos import logs
 from bentos.canary import Canary
-from bentos.package.loader import Policy, load, read_manifest
+from bentos.package.loader import Policy, Unopened, load, read_manifest
 from bentos.package.manifest import PackageError
-from bentos.package.unopened import Unopened
 from bentos.routing.faults import QUARANTINE
 from bentos.routing.package_cache import PackageCache
 from bentos.routing.peers import Peers

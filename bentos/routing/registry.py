@@ -14,8 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from bentos.http_client import trusted
-from bentos.mlflow_login import mlflow_login
+from bentos.http_client import mlflow_login, trusted
 from bentos.package.loader import BASELINE, MANIFEST, verify_file
 from bentos.package.manifest import Manifest, PackageError, decode_manifest
 

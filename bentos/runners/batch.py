@@ -10,9 +10,8 @@ from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
-from bentos.paced import Paced
-from bentos.pieces import joined, merged, part_of
-from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows
+from bentos.event_loop import Paced
+from bentos.rows import MAX_ROWS, DeadlineMissed, Decision, Overloaded, Rows, joined, merged, part_of
 from bentos.runners import Deciding
 from bentos.runners.batch_window import LookOut
 from bentos.runners.infer import Infer

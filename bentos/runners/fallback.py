@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bentos import logs
-from bentos.quota import Quota
+from bentos.logs import Quota
 from bentos.rows import (
     FALLBACK,
     Array,

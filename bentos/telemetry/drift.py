@@ -19,11 +19,9 @@ import numpy as np
 from bentos.package.manifest import Manifest
 from bentos.rows import Array
 from bentos.telemetry import baseline
-from bentos.telemetry.histogram import entropy
-from bentos.telemetry.sampling import Block, Sample
+from bentos.telemetry.histogram import Cells, entropy
+from bentos.telemetry.sampling import Block, Sample, Turns
 from bentos.telemetry.sequential import RUN_LENGTH, categorical, ordered
-from bentos.telemetry.turns import Turns
-from bentos.telemetry.window import Window
 
 ALL = "all"
 """Name of the dimension that stands for all: the worst one's value (the least, for entropy)."""
@@ -141,3 +139,42 @@ def _observed(block: Block, index: Array, expected: baseline.Observations) -> Ar
         block.feeds[name][index].reshape(len(index), -1)[:, entries] for name, entries in expected.entries_by_input
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+WINDOW = 1000
+"""Rows that the statistics of a window are read from."""
+
+
+class Window:
+    """A ring of the last `WINDOW` rows of `d` dimensions; `cells` is None where the baseline has none."""
+
+    def __init__(self, dimensions: int, cells: Cells | None) -> None:
+        self.cells = cells
+        self._values = np.zeros((WINDOW, dimensions))
+        self._codes = np.zeros((WINDOW, dimensions), dtype=np.int16)
+        self._seen = 0
+
+    def add(self, rows: Array) -> Array:
+        """Take in `rows` [n, d] and return their cells, int16 [n, d]."""
+        codes = self.cells.codes(rows) if self.cells else np.zeros(rows.shape, dtype=np.int16)
+        places = np.arange(self._seen, self._seen + len(rows)) % WINDOW
+        self._values[places[-WINDOW:]] = rows[-WINDOW:]
+        self._codes[places[-WINDOW:]] = codes[-WINDOW:]
+        self._seen += len(rows)
+        return codes
+
+    @property
+    def full(self) -> bool:
+        """Whether a whole window of rows was seen."""
+        return self._seen >= WINDOW
+
+    def mean(self) -> Array:
+        """Mean of the window, [d]."""
+        found: Array = self._values.mean(axis=0)
+        return found
+
+    def counts(self) -> Array:
+        """Rows of the window in each cell, [d, c]."""
+        if self.cells is None:
+            raise ValueError("this window's baseline has no cells to count")
+        return self.cells.count(self._codes)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.analysis.judge import ramp
+from tasks.analysis.judge import plan as ramp
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.verdict import judge
 from tasks.cache import Fresh

@@ -30,7 +30,7 @@ a significance test on their counts fires for nothing; an effect size does not."
 MAX_OUT_OF_RANGE, MAX_ERRORS, MAX_FALLBACKS = 0.01, 0.01, 0.05
 MAX_OUTLIERS = 0.05
 """Share of sampled observations beyond the distance from the baseline's mean that 0.1 % of its own rows pass (see
-`tasks/build/packaging/outliers.py`): fifty times as many. Rows of one episode depend on each other: hence the room."""
+`tasks/build/packaging/baselines.py`): fifty times as many. Rows of one episode depend on each other: hence the room."""
 DRIFT_ALARM = 1.0
 """Sequential evidence of drift, in units of its alarm (see `bentos/telemetry/sequential.py`)."""
 

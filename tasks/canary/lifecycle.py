@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from tasks.analysis.judge import anchor, ramp
+from tasks.analysis.judge import anchor
+from tasks.analysis.judge import plan as ramp
 from tasks.analysis.judge.anchor import Anchor
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.verdict import Judgement, judge, settle

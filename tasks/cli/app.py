@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tasks.cli import alerts, demo, export, overrides, planning, policies, releases, stack, store, verify
+from tasks.cli import alerts, demo, export, overrides, policies, releases, stack, store, verify
 from tasks.cli import plan as files
+from tasks.cli import plan as planning
 from tasks.cli import serve as live
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bentos.canary import MAXIMUM_WEIGHT, Canary, parse
-from tasks.analysis.judge.ramp import SHADOW
+from tasks.analysis.judge.plan import SHADOW
 from tasks.control import intents
 from tasks.control import status as validation
 from tasks.control.intents import Write

@@ -1,11 +1,13 @@
-"""The safety section of a policy spec: the envelope that no action leaves (docs/safety.md)."""
+"""The safety section of a policy spec: the envelope that no action leaves (docs/safety.md); and what a section is."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     FiniteFloat,
@@ -14,8 +16,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from tasks.spec.section import Section
 
 Range = tuple[float, float]
 
@@ -54,6 +54,12 @@ Terms = Annotated[
     | Annotated[dict[str, Coefficients], BeforeValidator(_named), Tag("mapping")],
     _BY_FORM,
 ]
+
+
+class Section(BaseModel):
+    """A section of a policy spec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class StateIndex(Section):

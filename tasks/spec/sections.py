@@ -13,8 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import Misconfigured
-from tasks.spec.safety import Range, Safety, ordered
-from tasks.spec.section import Section
+from tasks.spec.safety import Range, Safety, Section, ordered
 
 FAMILIES = ("fp32", "fp16", "int8")
 """The families of variants, each benchmarked by a task of its own."""

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks.stack import supervisor
+from tasks.stack.components import StackError
 from tasks.stack.environment import REPOSITORY
-from tasks.stack.errors import StackError
 
 LOG = "airflow-migrate"
 

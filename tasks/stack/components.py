@@ -1,4 +1,4 @@
-"""The processes of the embedded stack: how each is started and on which port it answers."""
+"""The processes of the embedded stack: how each is started, on which port it answers, and the stack's errors."""
 
 from __future__ import annotations
 
@@ -83,3 +83,7 @@ def components() -> list[Component]:
         # At SIGTERM a triggerer takes ten seconds. Its triggers only wait and read: another one takes them over.
         _airflow("triggerer", "--skip-serve-logs", stop_signal="KILL"),
     ]
+
+
+class StackError(Exception):
+    """The stack could not be started, stopped or reached; the message says what to do."""

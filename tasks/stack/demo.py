@@ -15,8 +15,7 @@ from typing import Any
 
 from bentos import settings as home
 from tasks.stack.airflow_api import Airflow, AirflowError, Run
-from tasks.stack.components import components
-from tasks.stack.errors import StackError
+from tasks.stack.components import StackError, components
 from tasks.stack.health import Health
 from tasks.stack.lifecycle import Running, down, up
 from tasks.stack.ports import free_port, is_free

@@ -16,9 +16,8 @@ from bentos import settings as home
 from tasks.spec.files import sync
 from tasks.stack import ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
-from tasks.stack.components import SCHEDULER, Component, components
+from tasks.stack.components import SCHEDULER, Component, StackError, components
 from tasks.stack.environment import ADMIN, airflow_environment, passwords, passwords_file
-from tasks.stack.errors import StackError
 from tasks.stack.health import Health, check
 
 Progress = Callable[[dict[str, Health]], None]

@@ -10,8 +10,7 @@ from bentos import settings as home
 from bentos.http_client import trusted
 from tasks.control import manual_moves as hand_moves
 from tasks.stack import supervisor
-from tasks.stack.components import components
-from tasks.stack.errors import StackError
+from tasks.stack.components import StackError, components
 from tasks.stack.health import Health, check
 
 if TYPE_CHECKING:

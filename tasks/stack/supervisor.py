@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bentos import settings as home
-from tasks.stack.components import Component
+from tasks.stack.components import Component, StackError
 from tasks.stack.environment import REPOSITORY
-from tasks.stack.errors import StackError
 from tasks.stack.processes import MARK, mark
 
 _LONGEST_SOCKET_PATH = 100

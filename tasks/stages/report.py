@@ -12,7 +12,7 @@ from tasks.canary import lifecycle as canary
 from tasks.control import manual_moves as hand_moves
 from tasks.control.plane import ControlPlane
 from tasks.reporting import card
-from tasks.reporting.bundle import publish
+from tasks.reporting.bundle import contents as publish
 from tasks.stages.register import version_of
 from tasks.tracking.release import Release
 

@@ -12,8 +12,7 @@ from typing import Any, Self
 import httpx
 
 from bentos import settings as home
-from bentos.http_client import trusted
-from bentos.mlflow_login import mlflow_login
+from bentos.http_client import mlflow_login, trusted
 from tasks.errors import Misconfigured
 
 TIMEOUT = httpx.Timeout(connect=3.0, write=5.0, read=12.0, pool=3.0)

@@ -9,7 +9,7 @@ import pytest
 from bentos import logs
 from bentos.http.auth import Guard
 from bentos.http.router import Call, Door, Reply
-from bentos.quota import Quota
+from bentos.logs import Quota
 
 
 def test_so_many_lines_a_second_of_each_kind_and_the_next_tells_of_the_rest() -> None:

@@ -16,8 +16,7 @@ from bentos.store import tables as store
 from bentos.tokens import Signer
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import analyse
-from tasks.build.training.environments import make
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe, make
 from tasks.canary import lifecycle
 from tasks.canary import record as judged
 from tasks.canary.replay import Canary, verdict

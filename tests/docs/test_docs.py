@@ -15,7 +15,7 @@ from bentos.server import metrics
 from tasks.alerts import rules as alerts
 from tasks.cli.app import app
 from tasks.spec.reference import reference
-from tasks.spec.section import Section
+from tasks.spec.safety import Section
 from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT, PolicySpec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import pytest
 from bentos import settings as home
 from bentos.package.manifest import Outcomes
 from bentos.store import tables as store
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tasks.canary import lifecycle
 from tasks.control import audit
 from tasks.control.plane import ControlPlane

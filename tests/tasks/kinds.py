@@ -17,8 +17,8 @@ from tasks.build.export.formats import ONNX, Exported, describe_outputs, write_f
 from tasks.build.export.parity import groups
 from tasks.build.packaging.assemble import Evidence, assemble
 from tasks.build.training.agent import Agent
+from tasks.build.training.environments import describe
 from tasks.build.training.rollout import play
-from tasks.build.training.spaces import describe
 from tasks.build.variants.selection import choose
 from tasks.inputs import Inputs
 from tasks.spec.packaging import Packaging

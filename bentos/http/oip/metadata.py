@@ -1,15 +1,18 @@
-"""A policy as a model of the Open Inference Protocol: which tensors it takes and gives."""
+"""A policy as a model of the Open Inference Protocol: its tensors, and its statistics by Triton's extension."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from bentos.gateway.status import Cell
 from bentos.http.oip.datatypes import BYTES, config_name_of, layout_of, name_of
 from bentos.http.oip.schemas import ModelMetadata, TensorMetadata
 from bentos.package.action_masks import Masks
 from bentos.package.interface import MASK
 from bentos.package.manifest import Manifest, Tensor
 from bentos.rows import MAX_ROWS
+from bentos.telemetry import counters as stats
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -91,4 +94,31 @@ def _configured(tensor: TensorMetadata) -> dict[str, Any]:
         "name": tensor.name,
         "data_type": config_name_of(tensor.datatype),
         "dims": tensor.shape[1:],
+    }
+
+
+_MILLISECONDS, _NANOSECONDS = 1e3, 1e9
+_ARMS = ("champion", "control", "challenger")
+_UNTIMED = ("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
+
+
+def of_version(policy: str, version: str, cells: Iterable[Cell]) -> dict[str, Any]:
+    """One entry of `model_stats`: decisions, requests, and their time from end to end, of what `version` was given.
+
+    Refused requests never reach a version and are counted without a time; the parts of a decision are not timed.
+    """
+    total = stats.total(cell[4] for cell in cells if cell[1] == version and cell[2] in _ARMS)
+    nothing = {"count": 0, "ns": 0}
+    return {
+        "name": policy,
+        "version": version,
+        "last_inference": round(total["last_decided"] * _MILLISECONDS),
+        "inference_count": total["decisions"],
+        "execution_count": total["requests"],
+        "inference_stats": {
+            "success": {"count": total["requests"], "ns": round(total["latency"]["sum"] * _NANOSECONDS)},
+            "fail": {"count": sum(total["rejected"].values()), "ns": 0},
+            **dict.fromkeys(_UNTIMED, nothing),
+        },
+        "batch_stats": [],
     }

@@ -9,13 +9,12 @@ from urllib.parse import unquote
 
 from bentos.errors import Problem
 from bentos.gateway.engine import Core
-from bentos.http.known import Known
+from bentos.http.cache import Known
 from bentos.http.oip.compression import WORTH_BYTES, chosen, compress, expand
-from bentos.http.oip.metadata import Model
+from bentos.http.oip.metadata import Model, of_version
 from bentos.http.oip.requests import ask_of, parse
 from bentos.http.oip.responses import response, wanted
 from bentos.http.oip.schemas import ModelReady, ServerMetadata, encode
-from bentos.http.oip.statistics import of_version
 from bentos.http.router import JSON, MAX_BODY, Call, Door, Reply, otherwise
 from bentos.routing.route import Route, no_version
 from bentos.runners import settled

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.analysis.sequential import lower_tail, rates, sample_ratio
+from tasks.analysis.sequential import rates, sample_ratio
+from tasks.analysis.sequential import rates as lower_tail
 from tasks.analysis.sequential.decision import Bools
 from tasks.analysis.sequential.wealth import Floats
 

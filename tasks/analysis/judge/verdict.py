@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tasks.analysis.judge import anchor, guardrails, ramp
+from tasks.analysis.judge import anchor, guardrails
+from tasks.analysis.judge import plan as ramp
 from tasks.analysis.judge.guardrails import ArmStats, Guardrail
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import Units, within_budget

@@ -4,6 +4,11 @@ Only units it befell are looked at. Arms are fair coins, so while it is at most 
 challenger, each such unit is the challenger's with probability at most p = ratio / (1 + ratio), whatever the rate is,
 and whatever the environment makes of it. Likelihood ratios of q to p, mixed over q, are an e-process (Wald 1945;
 Robbins 1970, "Statistical methods related to the law of the iterated logarithm", on mixtures).
+
+The lower tail of returns is tested as a rate, too: a unit's return is compared with a low quantile of all units started
+earlier, both arms together, known before the unit was: a sequential test of quantiles (in the manner of Howard & Ramdas
+2022, "Sequential estimation of quantiles", Bernoulli 28) that no drift of the environment can fool. Means may hide what
+it finds.
 """
 
 from __future__ import annotations
@@ -43,3 +48,24 @@ class Rate:
         best: Floats = np.maximum(np.maximum.accumulate(mixed(logs, _WEIGHTS)), self._best)
         self._best = float(best[-1])
         return best
+
+
+SHARE = 0.1
+FIRST_UNITS = 50
+"""Units before the first quantile; it is taken anew whenever their number has doubled."""
+
+
+def bad(returns: Floats) -> Bools:
+    """Whether each unit [n] in order of start lies at or below the lower tenth of those before it; never the first.
+
+    Where more than half of those lie there (most episodes end alike), below it.
+    """
+    found = np.zeros(len(returns), dtype=bool)
+    known = FIRST_UNITS
+    while known < len(returns):
+        earlier, later = returns[:known], returns[known : 2 * known]
+        threshold = np.quantile(earlier, SHARE, method="inverted_cdf")
+        crowded = float((earlier <= threshold).mean()) > 0.5
+        found[known : 2 * known] = later < threshold if crowded else later <= threshold
+        known *= 2
+    return found

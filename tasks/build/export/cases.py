@@ -10,7 +10,7 @@ import numpy as np
 
 from bentos.package.manifest import Tensor
 from tasks import inputs
-from tasks.build.training.spaces import parts
+from tasks.build.training.environments import parts
 from tasks.inputs import Array, Inputs
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def prove_formats(
     wait: Callable[[], None] | None = None,
 ) -> Exported:
     """Prove the formats in `directory`, ONNX last: its file need not be there before `wait` returns."""
-    from tasks.build.training.spaces import describe
+    from tasks.build.training.environments import describe
 
     action_space = describe(exporter.action_space)
     proved_on = cases(

@@ -41,7 +41,7 @@ def paired_returns(
     the two policies on every step of the exported one's episodes (see `Difference`): where all of these agree, up to
     ties, and returns do not, the environment magnifies rounding.
     """
-    from tasks.build.training.spaces import describe
+    from tasks.build.training.environments import describe
 
     single = make(environment)
     space = describe(single.action_space)

@@ -19,8 +19,7 @@ from bentos.package.hooks import HOOK_FILE
 from tasks.build.export.formats import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import SCORES, compare
-from tasks.build.packaging.baselines import baselines
-from tasks.build.packaging.exploring import explored
+from tasks.build.packaging.baselines import baselines, explored
 from tasks.build.variants import benchmark
 from tasks.build.variants import table as benchmark_table
 from tasks.build.variants.gate import unlike

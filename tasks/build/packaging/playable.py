@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.build.export.paired_returns import EPISODES
-from tasks.build.training.environments import make
-from tasks.build.training.spaces import parts
+from tasks.build.training.environments import make, parts
 from tasks.errors import first_line
 from tasks.spec.sections import Environment
 

@@ -107,8 +107,7 @@ def evaluate(release: runs.Release) -> dict[str, Any]:
 
     from tasks.build.export.families import exporter_for
     from tasks.build.training.agent import fetch_agent
-    from tasks.build.training.environments import make
-    from tasks.build.training.limits import check_limits
+    from tasks.build.training.environments import check_limits, make
 
     torch.set_num_threads(1)
     settings = release.spec.evaluate

@@ -64,9 +64,8 @@ def build_model(spec: PolicySpec) -> BaseAlgorithm:
     from stable_baselines3.common.vec_env import VecNormalize
 
     from tasks.build.training.algorithms import algorithm_class
-    from tasks.build.training.environments import make_vectorised
+    from tasks.build.training.environments import check_limits, make_vectorised
     from tasks.build.training.hyperparameters import constructor_arguments
-    from tasks.build.training.limits import check_limits
 
     torch.set_num_threads(1)  # networks this small lose time to a second thread, and one adds up in one order
     vectorised = make_vectorised(spec.environment, spec.train.n_envs, spec.train.seed)

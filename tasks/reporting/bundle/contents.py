@@ -1,4 +1,4 @@
-"""What a bundle holds: a release's documents and pictures, the digests of its package, and a manifest of it all."""
+"""What a bundle holds, a release's documents, pictures and digests with a manifest of it all, and writing it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bentos import settings as home
 from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
+from tasks.reporting.bundle import archive
 from tasks.tracking.release import SPEC, Release
 from tasks.tracking.runs import Tracking
 
@@ -139,3 +140,28 @@ def _story(events: Iterable[audit.Event], since: float) -> list[dict[str, Any]]:
 
 def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+TAG = "evidence_sha256"
+FOLDER = "evidence"
+
+
+def path_of(release: Release, version: str | None) -> str:
+    """Where the bundle lies among the run's artifacts; a release without a version is named by its run."""
+    return f"{FOLDER}/{release.policy}-{version or release.run_id[:12]}.zip"
+
+
+def publish(release: Release, report: Mapping[str, Any]) -> str:
+    """Write the bundle and tag version and run with the sha256 of its manifest; returns that. Again: it is replaced."""
+    files = collect(release, report)
+    digest = hashlib.sha256(files[MANIFEST]).hexdigest()
+    path = path_of(release, report["version"])
+    with release.scratch() as scratch:
+        local = scratch / path.rpartition("/")[2]
+        local.write_bytes(archive.write(files))
+        release.put_file(local, FOLDER)
+    release.tag(**{TAG: digest})
+    if report["version"] is not None:
+        control = ControlPlane(f"release {release.dag_run_id}")
+        control.annotate(release.policy, report["version"], {TAG: digest})
+    return digest

@@ -14,7 +14,7 @@ from bentos.package.manifest import PackageError, decode_manifest
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.canary import record as judged
 from tasks.canary.lifecycle import PLAN, VERDICT
-from tasks.checklist.gate import decide
+from tasks.checklist.run import decide
 from tasks.checklist.types import PHASES, Checklist
 from tasks.reporting.bundle import archive
 from tasks.reporting.bundle.archive import BundleError

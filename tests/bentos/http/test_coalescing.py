@@ -17,7 +17,7 @@ import pytest
 
 from bentos.errors import Problem
 from bentos.gateway.schemas import ActRequest, Started
-from bentos.http import known
+from bentos.http import cache as known
 from bentos.http.auth import ClientToken, Guard
 from bentos.http.coalescing import decide
 from bentos.http.router import Call, Door

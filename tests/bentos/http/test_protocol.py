@@ -15,7 +15,8 @@ import uvicorn
 
 from bentos.errors import Problem
 from bentos.http import cache as heads
-from bentos.http import known, protocol
+from bentos.http import cache as known
+from bentos.http import protocol
 from bentos.http.app import App
 from bentos.http.auth import Guard
 from bentos.http.protocol import MAX_HEAD, SwiftProtocol

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from bentos.canary import Canary
-from bentos.gateway.assign import Assign
-from bentos.gateway.shadow import Shadowed
+from bentos.gateway.assign import Assign, Shadowed
 from bentos.package.loader import load
 from bentos.package.manifest import Serve
 from bentos.routing.route import Route

@@ -24,12 +24,10 @@ from bentos.runners import settled
 from bentos.runners.record import Record
 from bentos.telemetry import baseline
 from bentos.telemetry.counters import ActionLabels, Stats
-from bentos.telemetry.drift import Drift, Reading
+from bentos.telemetry.drift import WINDOW, Drift, Reading
 from bentos.telemetry.histogram import Cells, Column, entropy
-from bentos.telemetry.sampling import BLOCKS, ROWS, Block, Sample
+from bentos.telemetry.sampling import BLOCKS, ROWS, Block, Sample, Turns
 from bentos.telemetry.sequential import Detector, categorical, ordered
-from bentos.telemetry.turns import Turns
-from bentos.telemetry.window import WINDOW
 from bentos.tokens import Episode
 from tasks.build.packaging.baselines import CELLS, baselines, cells
 from tests.bentos.policy_packages import BOX, DISCRETE, write_package

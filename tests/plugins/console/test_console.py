@@ -24,7 +24,7 @@ from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
 from tasks.control.audit import Event
 from tasks.monitoring.live import Drift
-from tasks.monitoring.past_reports import Report
+from tasks.monitoring.reports import Report
 from tasks.tracking.history import PastRelease
 from tests.tasks.analysis import plans
 

@@ -11,8 +11,7 @@ import pytest
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import Units, within_budget
 from tasks.analysis.judge.verdict import decide
-from tasks.canary.pace import Ramp
-from tasks.canary.planning import Planner, Prospect
+from tasks.canary.planning import Planner, Prospect, Ramp
 from tasks.canary.simulation import moved, play
 from tasks.spec.sections import Canary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checklist.gate import decide
+from tasks.checklist.run import decide
 from tasks.checklist.types import Check, Finding, Status
 from tasks.spec.sections import Mode
 

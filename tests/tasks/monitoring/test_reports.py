@@ -11,7 +11,7 @@ from bentos import settings as home
 from bentos.store import tables as store
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
-from tasks.monitoring.past_reports import reports
+from tasks.monitoring.reports import reports
 
 
 def test_reports_are_read_newest_first_with_their_checks_alerts_and_action(

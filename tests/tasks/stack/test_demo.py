@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tasks.stack import demo as module
+from tasks.stack.components import StackError
 from tasks.stack.demo import PLANS, Follower, demo
-from tasks.stack.errors import StackError
 from tests.tasks.airflow_double import AirflowDouble, instance, serving
 
 Evidence = dict[str, Any]

@@ -18,9 +18,8 @@ import pytest
 from bentos import settings as home
 from tasks.stack import components, lifecycle, ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
-from tasks.stack.components import Component
+from tasks.stack.components import Component, StackError
 from tasks.stack.environment import airflow_environment, passwords, passwords_file
-from tasks.stack.errors import StackError
 from tasks.stack.health import check
 
 

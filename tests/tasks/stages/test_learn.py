@@ -15,7 +15,7 @@ from bentos import settings as home
 from bentos.store import tables as store
 from tasks.build.export.formats import EXPORT
 from tasks.build.training.agent import load_model
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tasks.build.training.train import TRAINING, train
 from tasks.control import audit
 from tasks.errors import Misconfigured, Rejected

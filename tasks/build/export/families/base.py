@@ -17,7 +17,7 @@ from tasks import inputs
 from tasks.build.export.cases import drawn
 from tasks.build.export.families.preprocess import Prepare, Space, rows
 from tasks.build.training.agent import Agent
-from tasks.build.training.spaces import graph_dtype, parts
+from tasks.build.training.environments import graph_dtype, parts
 from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, Outputs
 

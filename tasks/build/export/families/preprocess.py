@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
-from tasks.build.training.spaces import parts
+from tasks.build.training.environments import parts
 from tasks.errors import Misconfigured
 
 Space: TypeAlias = spaces.Space[Any]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.analysis.judge.ramp import SHADOW, first_step, may_advance, weight
+from tasks.analysis.judge.plan import SHADOW, first_step, may_advance, weight
 from tests.tasks.analysis.plans import PLAN
 
 SHADOWED = replace(PLAN, shadow_requests=200)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.analysis.judge import guardrails
-from tasks.analysis.sequential.lower_tail import FIRST_UNITS, SHARE, bad
+from tasks.analysis.sequential.rates import FIRST_UNITS, SHARE, bad
 
 
 def test_about_a_tenth_fares_badly_where_nothing_changes() -> None:

@@ -17,7 +17,7 @@ from tasks.build.export.cases import cases
 from tasks.build.export.families import exporter_for
 from tasks.build.export.families.base import Exporter
 from tasks.build.export.formats import load_formats, write_formats
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tests.tasks.agents import ASYMMETRIC, DICT, IMAGE, VECTOR, agent
 
 DOCS = Path(__file__).resolve().parents[4] / "docs" / "bring-your-own-policy.md"

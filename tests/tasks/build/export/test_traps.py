@@ -23,7 +23,7 @@ from tasks.build.export.families.base import Exporter
 from tasks.build.export.formats import ONNX, PT2, TORCHSCRIPT, torch_decider, write_formats
 from tasks.build.export.graph import decider, open_session
 from tasks.build.training.agent import Agent
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tests.tasks.agents import ASYMMETRIC, IMAGE, VECTOR, agent, set_statistics
 
 Patch = pytest.MonkeyPatch

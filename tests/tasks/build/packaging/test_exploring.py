@@ -25,8 +25,8 @@ from tasks.build.export.families.base import Exporter
 from tasks.build.export.formats import Exported
 from tasks.build.export.graph import cast
 from tasks.build.export.parity import groups as widths
-from tasks.build.packaging.exploring import explored
-from tasks.build.training.spaces import describe
+from tasks.build.packaging.baselines import explored
+from tasks.build.training.environments import describe
 from tasks.errors import Misconfigured
 from tasks.inputs import MASK, of_observations, take
 from tests.tasks.agents import ASYMMETRIC, VECTOR, agent

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bentos.telemetry.outliers import Outliers
-from tasks.build.packaging.outliers import LEAST_ROWS, mahalanobis
+from tasks.build.packaging.baselines import LEAST_ROWS, mahalanobis
 
 Array = np.ndarray[Any, Any]
 

@@ -23,7 +23,7 @@ import pytest
 from gymnasium import spaces
 
 from tasks.build.training.agent import import_zip, load_model, resave_apart
-from tasks.build.training.vecnormalize import check_statistics
+from tasks.build.training.pickles import check_statistics
 from tasks.build.training.zip_file import read_data
 from tasks.build.training.zoo import find_vecnormalize
 from tasks.errors import Misconfigured

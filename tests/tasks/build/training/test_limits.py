@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gymnasium import spaces
 
-from tasks.build.training.limits import check_limits
+from tasks.build.training.environments import check_limits
 from tasks.build.training.train import build_model
 from tasks.errors import Misconfigured
 from tasks.spec.sections import PolicySpec

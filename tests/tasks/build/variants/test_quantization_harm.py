@@ -10,8 +10,8 @@ import pytest
 from tasks.build.export.families import exporter_for
 from tasks.build.export.formats import ONNX, write_formats
 from tasks.build.training.agent import load_model
+from tasks.build.training.environments import describe
 from tasks.build.training.rollout import EVALUATION_SEED, play, thin
-from tasks.build.training.spaces import describe
 from tasks.build.training.zoo import find_vecnormalize
 from tasks.build.variants.benchmark import measure_variants
 from tasks.build.variants.quantize import quantize_policy

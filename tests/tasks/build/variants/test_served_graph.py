@@ -17,7 +17,7 @@ from tasks.build.export.formats import ONNX, write_formats
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import groups
 from tasks.build.training.agent import Agent
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tasks.build.variants import layers
 from tasks.build.variants import served_graph as serving
 from tasks.build.variants.served_graph import differing, write_served

@@ -21,7 +21,7 @@ from tasks.build.export.formats import ONNX, write_formats
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import groups
 from tasks.build.training.agent import Agent
-from tasks.build.training.spaces import describe
+from tasks.build.training.environments import describe
 from tasks.build.variants.layers import ANSWER, Layers, bare, check_interface, cut
 from tasks.build.variants.quantize import compare_actions, is_batch_invariant, keeps_flags
 from tasks.build.variants.writers import VARIANTS, quiet, write_fp16
