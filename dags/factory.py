@@ -48,32 +48,28 @@ def release_dag(spec: PolicySpec) -> DAG:
         with TaskGroup("build", tooltip="Train or import, evaluate, export, quantize, benchmark, select"):
             train = StageOperator(
                 task_id="train",
-                stage="tasks.build.training.train:train",
+                stage="tasks.stages.train:train",
                 task_display_name="train or import",
                 queue=TRAIN_QUEUE,
             )
-            evaluate = StageOperator(
-                task_id="evaluate", stage="tasks.build.training.evaluation:evaluate", queue=TRAIN_QUEUE
-            )
-            export = StageOperator(task_id="export", stage="tasks.build.export.formats:export")
-            quantize = StageOperator(
-                task_id="quantize", stage="tasks.build.variants.quantize:quantize", queue=TRAIN_QUEUE
-            )
+            evaluate = StageOperator(task_id="evaluate", stage="tasks.stages.evaluate:evaluate", queue=TRAIN_QUEUE)
+            export = StageOperator(task_id="export", stage="tasks.stages.export:export")
+            quantize = StageOperator(task_id="quantize", stage="tasks.stages.quantize:quantize", queue=TRAIN_QUEUE)
             benchmark = StageOperator.partial(
                 task_id="benchmark",
-                stage="tasks.build.variants.benchmark:benchmark",
+                stage="tasks.stages.benchmark:benchmark",
                 queue=TRAIN_QUEUE,
                 max_active_tis_per_dagrun=1,
                 map_index_template="{{ task.arguments['family'] }}",
             ).expand(arguments=[{"family": family} for family in FAMILIES])
-            select = StageOperator(task_id="select", stage="tasks.build.packaging.assemble:select")
+            select = StageOperator(task_id="select", stage="tasks.stages.select:select")
             train >> evaluate >> export >> quantize >> benchmark >> select
         with TaskGroup("register", tooltip="A candidate in the MLflow registry, with its model card"):
             register = StageOperator(task_id="model_version", stage="tasks.stages.register:register")
         with TaskGroup("package", tooltip="A Bento, built, served and asked"):
-            bento = StageOperator(task_id="bento", stage="tasks.build.packaging.bento:build")
+            bento = StageOperator(task_id="bento", stage="tasks.stages.bento:build")
         with TaskGroup("pre_deployment", tooltip="The checklist before anyone is served; approval where asked for"):
-            before = StageOperator(task_id="checklist", stage="tasks.checklist:pre_deployment")
+            before = StageOperator(task_id="checklist", stage="tasks.stages.checklist:pre_deployment")
             approval = ReleaseApproval(task_id="approval", subject=f"Release a new {spec.name} to a canary?")
             before >> approval
         with TaskGroup("canary", tooltip="Real episodes on both arms, until the verdict"):
@@ -83,7 +79,7 @@ def release_dag(spec: PolicySpec) -> DAG:
             "post_deployment", tooltip="The checklist on the new champion; failing restores the previous one"
         ):
             after = StageOperator(
-                task_id="checklist", stage="tasks.checklist:post_deployment", after_promotion=canary.task_id
+                task_id="checklist", stage="tasks.stages.checklist:post_deployment", after_promotion=canary.task_id
             )
         report = ReportOperator(task_id="report", trigger_rule=TriggerRule.ALL_DONE, retries=10)
         select >> register >> bento >> before

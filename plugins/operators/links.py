@@ -40,7 +40,7 @@ class ModelVersionLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """URL of the version, or the empty string while there is none."""
-        from tasks.stages.register import version_of
+        from tasks.tracking.release import version_of
 
         policy = policy_of(ti_key.dag_id)
         release = Release.find(policy, ti_key.run_id)

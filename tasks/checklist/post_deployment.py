@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bentos import settings as home
-from bentos.package.loader import Policy, load
+from bentos.package.loader import Policy
 from bentos.package.manifest import Manifest
 from bentos.store import tables as store
 from tasks.alerts import readings
@@ -19,15 +19,11 @@ from tasks.canary.champion_returns import LATEST
 from tasks.checklist import live
 from tasks.checklist.alert_drill import alerts_working
 from tasks.checklist.load import Load
-from tasks.checklist.record import record, show
 from tasks.checklist.resources import Sampler
 from tasks.checklist.rollback_drill import rollback_tested
-from tasks.checklist.run import run_all
 from tasks.checklist.types import Finding
 from tasks.control.plane import ControlPlane
-from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import Inputs
-from tasks.stages.register import version_of
 from tasks.tracking.release import Release
 
 PROBE_SECONDS, PATIENCE_SECONDS, PROBE_ROWS, FLUSH_SECONDS = 2.5, 20.0, 16, 4.0
@@ -47,34 +43,10 @@ class Observed:
     failures: list[str]
 
 
-def post_deployment(release: Release) -> dict[str, Any]:
-    """Run the checklist and act on its gate: {"verdict", "reasons"}.
-
-    Raises Rejected on a fail, with every reason; the champion before is champion again then.
-    """
-    version = version_of(release)
-    if version is None:
-        raise Misconfigured(f"the release {release.dag_run_id} has registered no version to check")
-    who = f"release {release.dag_run_id}"
-    control = ControlPlane(who)
-    control.reconcile(release.policy)  # a drill that was killed half-way left the champion elsewhere
-    with release.scratch() as scratch:
-        package = load(release.fetch("package", scratch))
-        checks = _checks(release, control, package, version, package.baseline().inputs)
-        checklist, decision = run_all(release.policy, version, "post_deployment", checks, release.spec.mode, who)
-    record(release, control, checklist)
-    if decision.verdict == "fail":
-        reason = f"post-deployment checklist: {'; '.join(decision.reasons)}"
-        control.restore_previous(release.policy, version, reason)
-        show(release, checklist)
-        raise Rejected(reason)
-    show(release, checklist)
-    return {"verdict": decision.verdict, "reasons": list(decision.reasons)}
-
-
-def _checks(
+def checks(
     release: Release, control: ControlPlane, package: Policy, version: str, given: Inputs
 ) -> dict[str, Callable[[], Finding]]:
+    """The checks by id, in order; `given` are inputs that the live gateway is asked with."""
     spec, manifest, url = release.spec, package.manifest, home.gateway_url()
     look = _once(partial(observe, url, release.policy, version, given))
 

@@ -6,63 +6,28 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
-from bentos.package.loader import Policy, load
+from bentos.package.loader import Policy
 from bentos.package.manifest import Manifest
 from bentos.routing.version import same_questions
 from tasks.build.packaging import scratch_server as server
-from tasks.build.packaging.bento import assemble
 from tasks.build.packaging.scratch_server import Server
 from tasks.checklist import envelope, served
 from tasks.checklist import package as packaged
 from tasks.checklist.poison import poison
-from tasks.checklist.record import record, show
-from tasks.checklist.run import run_all
 from tasks.checklist.served import Served
 from tasks.checklist.types import Finding
-from tasks.control.plane import ControlPlane
-from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import only_observations, size, take
-from tasks.stages.register import version_of
 from tasks.tracking.registry import Registry
 from tasks.tracking.release import Release
 
 
-def pre_deployment(release: Release) -> dict[str, Any]:
-    """Run the checklist and act on its gate: {"verdict", "reasons"}.
-
-    A pass approves the version, unless a person must do that. Raises Rejected on a fail, with every reason; the
-    version is rejected then, and the champion untouched.
-    """
-    version = version_of(release)
-    if version is None:
-        raise Misconfigured(f"the release {release.dag_run_id} has registered no version to check")
-    who = f"release {release.dag_run_id}"
-    control = ControlPlane(who)
-    with release.scratch() as scratch:
-        package = load(release.fetch("package", scratch))
-        bento = assemble(release, version, package, scratch / "context")
-        with _Servers(package, bento, scratch) as ask:
-            checks = _checks(release, package, ask, control.state(release.policy)["champion"])
-            checklist, decision = run_all(release.policy, version, "pre_deployment", checks, release.spec.mode, who)
-    record(release, control, checklist)
-    if decision.verdict == "fail":
-        reason = f"pre-deployment checklist: {'; '.join(decision.reasons)}"
-        control.reject(release.policy, version, reason)
-        show(release, checklist)
-        raise Rejected(reason)
-    if release.spec.approval == "none":
-        control.approve(release.policy, version)
-    show(release, checklist)
-    return {"verdict": decision.verdict, "reasons": list(decision.reasons)}
-
-
-def _checks(
+def checks(
     release: Release, package: Policy, ask: Callable[[], Served], champion: str | None
 ) -> dict[str, Callable[[], Finding]]:
+    """The checks by id, in order. `ask` gives the served Bento; `champion` is the version it would be compared with."""
     spec, returns = release.spec, package.manifest.baselines["returns"]
     comparable = champion is None or _comparable(release.policy, champion, package.manifest)
     return {
@@ -87,7 +52,7 @@ def _comparable(policy: str, champion: str, manifest: Manifest) -> bool:
     return known is None or same_questions(msgspec.convert(known, Manifest), manifest)
 
 
-class _Servers:
+class Servers:
     """The Bento served, and beside it the same Bento with a graph that breaks; started together when first asked for.
 
     Servers that do not start fail the checks that need them, not the stage.

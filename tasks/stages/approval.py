@@ -21,8 +21,7 @@ from tasks.errors import Misconfigured
 from tasks.reporting.card import gather
 from tasks.reporting.card_text import links, plain_headline
 from tasks.reporting.comparison import markdown
-from tasks.stages.register import version_of
-from tasks.tracking.release import Release
+from tasks.tracking.release import Release, version_of
 
 ASKED, APPROVED, REJECTED, TIMED_OUT = "approval_asked", "approved", "rejected", "approval_timed_out"
 NOBODY = "nobody (the deadline passed)"

@@ -15,7 +15,7 @@ import msgspec
 from bentos import settings as home
 from bentos.package.manifest import Space
 from bentos.store import tables as store
-from tasks.build.export.formats import EXPORT, Exported
+from tasks.build.export.formats import Exported
 from tasks.build.training.agent import Agent
 from tasks.build.training.train import MODEL
 from tasks.control import audit
@@ -29,6 +29,7 @@ from tasks.learning.evaluation import judge, worth
 from tasks.learning.run import CANDIDATE, DATASET, EVALUATION, LEARNING, LINEAGE, TAG_THROUGH, Learning
 from tasks.learning.trainable import Champion, trainable
 from tasks.spec.sections import ON_POLICY, Learn
+from tasks.stages.artifacts import EXPORT
 from tasks.tracking.registry import Registry
 from tasks.tracking.runs import Tracking
 

@@ -9,7 +9,7 @@ from bentos import settings as home
 from bentos.package.loader import MANIFEST, read_manifest, sha256
 from bentos.package.manifest import Manifest, Tensor
 from tasks.control.plane import ControlPlane
-from tasks.tracking.release import TAG_VERSION, Release, client
+from tasks.tracking.release import Release, client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,11 +40,6 @@ def register(release: Release) -> dict[str, Any]:
     ControlPlane(f"release {release.dag_run_id}").registered(release.policy, version)
     card.update(release, version)
     return {"version": version, "package_sha256": package_sha256, "model_id": model_id}
-
-
-def version_of(release: Release) -> str | None:
-    """The model version this release registered, or None when it has not come that far."""
-    return release.tracked().tags.get(TAG_VERSION)
 
 
 def signature(manifest: Manifest) -> ModelSignature:

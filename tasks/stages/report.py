@@ -13,8 +13,7 @@ from tasks.control import manual_moves as hand_moves
 from tasks.control.plane import ControlPlane
 from tasks.reporting import card
 from tasks.reporting.bundle import contents as publish
-from tasks.stages.register import version_of
-from tasks.tracking.release import Release
+from tasks.tracking.release import Release, version_of
 
 Outcome = Literal["promoted", "rolled_back", "inconclusive", "rejected", "aborted", "failed"]
 ENDED_WELL: tuple[Outcome, ...] = ("promoted", "rolled_back", "inconclusive")

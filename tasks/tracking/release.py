@@ -20,6 +20,9 @@ from tasks.tracking.runs import MetricRow, TrackedRun, Tracking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 TAG_DAG_RUN = "airlock.dag_run_id"
 TAG_POLICY = "airlock.policy"
 TAG_STAGE = "airlock.stage"
@@ -195,3 +198,8 @@ class Release:
         """A temporary directory for one stage's files, gone afterwards."""
         with tempfile.TemporaryDirectory(prefix=f"airlock-{self.policy}-") as directory:
             yield Path(directory)
+
+
+def version_of(release: Release) -> str | None:
+    """The model version this release registered, or None when it has not come that far."""
+    return release.tracked().tags.get(TAG_VERSION)

@@ -6,13 +6,13 @@ import httpx
 import pytest
 
 from bentos import settings as home
-from tasks.build.packaging.assemble import select
 from tasks.control.plane import ControlPlane
 from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT
 from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running
 from tasks.stack.release_progress import STAGES, outcome
 from tasks.stages.register import register
+from tasks.stages.select import select
 from tasks.tracking.release import Release
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]

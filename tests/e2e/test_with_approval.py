@@ -17,8 +17,7 @@ from tasks.reporting.bundle.verify import verify
 from tasks.spec.sections import PRE_DEPLOYMENT
 from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.release_progress import outcome
-from tasks.stages.register import version_of
-from tasks.tracking.release import Release
+from tasks.tracking.release import Release, version_of
 from tests.bentos.gateway_process import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from bentos.package.manifest import DistributionName, Space, Tensor
 from tasks.build.export import parity
 from tasks.build.export.cases import cases
 from tasks.build.export.graph import decider
 from tasks.build.export.onnx import convert
-from tasks.errors import Rejected
 from tasks.inputs import Decide, Inputs, Outputs
-from tasks.tracking import release as runs
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from tasks.build.export.families.base import Exporter
     from tasks.build.training.agent import Agent
 
-EXPORT = "export/export.json"
 ONNX, TORCHSCRIPT, PT2 = "policy.onnx", "policy.ts", "policy.pt2"
 TRACE_BATCH = 3
 
@@ -177,50 +173,3 @@ def prove_formats(
     outputs, opset = describe_outputs(directory / ONNX)
     observation_space = describe(exporter.observation_space)
     return Exported(exporter.inputs, outputs, opset, observation_space, action_space, proof, exporter.distribution)
-
-
-def export(release: runs.Release) -> dict[str, Any]:
-    """The stage: export the release's model. The files and the proof are kept before an unequal one raises Rejected."""
-    import torch
-
-    from tasks.build.export.paired_returns import EPISODES, acts_alike, paired_returns
-    from tasks.build.training.agent import fetch_agent
-    from tasks.build.training.environments import make
-    from tasks.build.training.evaluation import EVALUATION, ROLLOUT, load_rollout
-    from tasks.build.training.rollout import EVALUATION_SEED
-    from tasks.build.variants.benchmark import ORIGINALS, alone, compare_with_originals
-
-    torch.set_num_threads(1)
-    with release.scratch() as scratch:
-        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
-        agent = fetch_agent(release, scratch)
-        environment = make(release.spec.environment)
-        directory = scratch / "export"
-        directory.mkdir()
-        exported = export_policy(agent, directory, environment.observation_space, given)
-        environment.close()
-        earned = np.array(release.need_json(EVALUATION)["returns"][:EPISODES])
-        seeds = range(EVALUATION_SEED, EVALUATION_SEED + len(earned))
-        returns = paired_returns(
-            release.spec.environment, agent.decide, decider(directory / ONNX), exported.inputs, seeds, earned
-        )
-        exported = msgspec.structs.replace(exported, parity={**exported.parity, "returns": returns})
-        release.put_directory(directory, "export")
-        with alone():
-            release.put_json(ORIGINALS, compare_with_originals(agent, directory / TORCHSCRIPT, exported.inputs, given))
-    release.put_json(EXPORT, msgspec.to_builtins(exported))
-    release.tag(stage="exported")
-    if not exported.parity["equal"]:
-        raise Rejected(f"the exported policy does not act as the original: {parity.worst(exported.parity)}")
-    if not acts_alike(returns):
-        raise Rejected(
-            f"on {returns['episodes']} paired episodes the exported policy earns {returns['exported']:.2f}, "
-            f"the original {returns['original']:.2f}"
-        )
-    log.info("ONNX, TorchScript and pt2 equal the original on %d observations", exported.parity["observations"])
-    return {
-        "outputs": [output.name for output in exported.outputs],
-        "opset": exported.opset,
-        "observations": exported.parity["observations"],
-        "equal": True,
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,24 +15,18 @@ import numpy as np
 
 from bentos import package
 from bentos.package.hooks import HOOK_FILE
-from tasks.build.export.formats import EXPORT, ONNX, PT2, TORCHSCRIPT, Exported
+from tasks.build.export.formats import ONNX, Exported
 from tasks.build.export.graph import decider
 from tasks.build.export.parity import SCORES, compare
 from tasks.build.packaging.baselines import baselines, explored
-from tasks.build.variants import benchmark
-from tasks.build.variants import table as benchmark_table
 from tasks.build.variants.gate import unlike
 from tasks.build.variants.quantize import compare_actions
-from tasks.build.variants.selection import Selection, choose
+from tasks.build.variants.selection import Selection
 from tasks.build.variants.served_graph import write_served
 from tasks.errors import Rejected
 from tasks.inputs import Array, Inputs, in_batches, size, spread
 from tasks.spec.packaging import Packaging
-from tasks.spec.sections import FAMILIES
-from tasks.tracking import release as runs
 
-SELECTION = "selection.json"
-PACKAGE = "package"
 BASELINE_ROWS, BASELINE_BYTES = 2_048, 8 * 2**20
 """Most rows that a package keeps of what the policy was asked, and their size: of images fewer, but at least 64."""
 
@@ -143,62 +136,3 @@ def verify(directory: Path, sha256: str, given: Inputs, actions: Array) -> None:
         shipped = in_batches(decider(directory / policy.manifest.variants[policy.variant]), given, 256)["action"]
         if reasons := unlike(compare_actions(space, exact, shipped)):
             raise Rejected(f"the assembled package ships {policy.variant}: {'; '.join(reasons)}")
-
-
-def _commit(release: runs.Release) -> str:
-    """The commit of the release's first selection, so that doing it again under newer code gives the same package."""
-    recorded = release.tracked().tags.get("airlock.git_sha")
-    if recorded is None:
-        recorded = git_sha()
-        release.tag(git_sha=recorded)
-    return str(recorded)
-
-
-def select(release: runs.Release) -> dict[str, Any]:
-    """The stage: choose, assemble the package, load it again, and keep it in the run."""
-    from tasks.build.training.evaluation import EVALUATION, ROLLOUT, load_episodes, load_rollout
-    from tasks.build.training.train import TRAINING
-    from tasks.build.variants.quantize import QUANTIZATION
-
-    measured: dict[str, Any] = {}
-    for family in FAMILIES:
-        measured |= release.need_json(benchmark.artifact(family))
-    judged = release.need_json(QUANTIZATION)
-    training = release.need_json(TRAINING)
-    serve = release.spec.serve
-    selection = choose(measured, judged, serve.batch_size, serve.latency_slo_ms, serve.deadline_ms)
-    evidence = Evidence(
-        msgspec.convert(release.need_json(EXPORT), Exported),
-        release.need_json(EVALUATION)["returns"],
-        {
-            "dag_run_id": release.dag_run_id,
-            "run_id": release.run_id,
-            **{key: training[key] for key in ("algorithm", "timesteps", "seconds", "seed", "source")},
-        },
-        measured,
-        judged,
-        selection,
-    )
-    with release.scratch() as scratch:
-        rollout = release.fetch(ROLLOUT, scratch)
-        given, actions = load_rollout(rollout)
-        directory = scratch / PACKAGE
-        directory.mkdir()
-        exported = release.fetch("export", scratch)
-        for name in (ONNX, TORCHSCRIPT, PT2):
-            shutil.copy(exported / name, directory / name)
-        for name in selection.accepted:
-            if name != "fp32":
-                file = judged[name]["file"]
-                shutil.copy(release.fetch(f"quantize/{file}", scratch), directory / file)
-        packaging, episodes = Packaging.of(release.spec), load_episodes(rollout)
-        sha256 = assemble(directory, packaging, evidence, given, actions, _commit(release), episodes)
-        verify(directory, sha256, given, actions)
-        release.put_directory(directory, PACKAGE)
-        table = scratch / benchmark.TABLE
-        table.write_text(benchmark_table.text(measured, selection.batch_size), encoding="utf-8")
-        release.put_file(table, "benchmark")
-    release.put_json(SELECTION, asdict(selection))
-    release.tag(stage="packaged", package_sha256=sha256)
-    log.info("%s\n%s", selection.reason, benchmark_table.text(measured, selection.batch_size))
-    return {"variant": selection.variant, "package_sha256": sha256}

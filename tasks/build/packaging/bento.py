@@ -18,17 +18,14 @@ import yaml
 
 import bentos
 from bentos.package.hooks import HOOK_FILE, HOOKS
-from bentos.package.loader import MANIFEST, Policy, load, sha256
+from bentos.package.loader import MANIFEST, Policy, sha256
 from tasks.build.export import parity
-from tasks.build.packaging import bento_store
 from tasks.build.packaging.bento_store import POLICY, bento_path, bentoml_home, label
-from tasks.build.packaging.scratch_server import Server, serving
-from tasks.build.training.evaluation import ROLLOUT, load_rollout
-from tasks.control.plane import ControlPlane
-from tasks.errors import Misconfigured, Rejected
+from tasks.build.packaging.scratch_server import Server
+from tasks.build.training.evaluation import load_rollout
+from tasks.errors import Rejected
 from tasks.gateway_requests import ask, numbers, turns
 from tasks.inputs import MASK, START, Array, Inputs, observations, size, take
-from tasks.stages.register import version_of
 from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
@@ -51,32 +48,6 @@ ASKED, PLAYERS, NUMBERS = 256, 16, 2_000_000
 policy is asked for sixteen episodes at a time."""
 PAUSES = (0.0, 1.0, 6.0)
 """Seconds before each try to be answered by the policy itself."""
-
-
-def build(release: Release) -> dict[str, Any]:
-    """Build `<policy>:<version>`, serve it alone, compare its actions: {"bento_tag", "bento_path", ...}.
-
-    A Bento that is there with the same package is kept, another one replaced. Raises Rejected when the served Bento
-    does not act as the package and as the evaluated policy did.
-    """
-    version = version_of(release)
-    if version is None:
-        raise Misconfigured(f"the release {release.dag_run_id} has registered no version to package")
-    tag = f"{release.policy}:{version}"
-    with release.scratch() as scratch:
-        package = load(release.fetch("package", scratch))
-        started = time.monotonic()
-        path = assemble(release, version, package, scratch / "context")
-        built = time.monotonic()
-        rollout = release.fetch(ROLLOUT, scratch)
-        with serving(path, scratch / "server") as server:
-            smoke = smoke_test(server, package, rollout)
-        served = time.monotonic()
-    ControlPlane(f"release {release.dag_run_id}").annotate(release.policy, version, {"bento_tag": tag})
-    for gone in bento_store.evict():
-        log.info("evicted the Bento %s", gone)
-    log.info("built %s in %.1f s; served and asked in %.1f s: %s", tag, built - started, served - built, smoke)
-    return {"bento_tag": tag, "bento_path": str(path), **smoke}
 
 
 def assemble(release: Release, version: str, package: Policy, context: Path) -> Path:

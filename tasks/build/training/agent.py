@@ -7,11 +7,9 @@ open only files you trust.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,6 @@ from tasks import sandbox as apart
 from tasks.build.training.algorithms import algorithm_class
 from tasks.build.training.pickles import alias_gym, fresh_space, number, open_field, open_normalizer
 from tasks.build.training.zip_file import guess_algorithm, is_pickled, read_data
-from tasks.build.training.zoo import find_layout
 from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, Outputs
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from tasks.tracking import release as runs
 
 LIMITS = apart.Limits(seconds=120.0, memory_mb=3000.0)
 
@@ -127,17 +123,6 @@ def _untrained(document: dict[str, Any]) -> dict[str, Any]:
     return replaced | {key: value for key, value in _TRAINING.items() if key in document}
 
 
-def fetch_agent(release: runs.Release, scratch: Path) -> Agent:
-    """The release's model, downloaded from its run and opened."""
-    from tasks.build.training.train import MODEL, VECNORMALIZE
-
-    directory = release.fetch("model", scratch)
-    statistics = directory / Path(VECNORMALIZE).name
-    return load_model(
-        directory / Path(MODEL).name, statistics if statistics.exists() else None, release.spec.train.algorithm
-    )
-
-
 def resave(zip_path: Path, vecnormalize: Path | None, algorithm: str | None, into: Path) -> dict[str, Any]:
     """Open a zip and write it again as `model.zip` (and `vecnormalize.pkl`) into `into`; says what it was."""
     agent = load_model(zip_path, vecnormalize, algorithm)
@@ -169,43 +154,6 @@ def resave_apart(
         "vecnormalize": str(vecnormalize.absolute()) if vecnormalize else None,
     }
     return apart.run("tasks.build.training.agent", request, str(zip_path), limits)
-
-
-def import_zip(release: runs.Release) -> dict[str, Any]:
-    """The stage, for `source: zip`: open the zip the release names and keep it in the run like a trained model."""
-    from tasks.build.training.train import MODEL, TRAINING, Training, params_digest
-
-    if not release.params.zip_path:
-        raise Misconfigured("source is zip, but zip_path is empty: give the path of a zip saved by Stable-Baselines3")
-    zip_path = Path(release.params.zip_path).expanduser()
-    layout = find_layout(zip_path)
-    layout.require_statistics(zip_path)
-    statistics = layout.statistics
-    read_data(zip_path, LIMITS.memory_mb)
-    content = hashlib.sha256(zip_path.read_bytes() + (statistics.read_bytes() if statistics else b"")).hexdigest()
-    digest = params_digest(release.spec, f"zip:{content}")
-    kept = release.get_json(TRAINING)
-    if kept and kept["params_digest"] == digest and release.has(MODEL):
-        return {"timesteps": kept["timesteps"], "seconds": kept["seconds"], "kept": True}
-    started = time.monotonic()
-    with release.scratch() as scratch:
-        model = scratch / "model"
-        model.mkdir()
-        found = resave_apart(zip_path, model, release.spec.train.algorithm, statistics)
-        log.info("imported %s: %s", zip_path.name, found)
-        release.put_directory(model, "model")
-    training = Training(
-        algorithm=found["algorithm"],
-        timesteps=found["timesteps"],
-        seconds=round(time.monotonic() - started, 3),
-        seed=found["seed"],
-        source="zip",
-        curve=[],
-        params_digest=digest,
-    )
-    release.put_json(TRAINING, asdict(training))
-    release.tag(stage="trained")
-    return {"timesteps": training.timesteps, "seconds": training.seconds, "kept": False}
 
 
 def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,9 @@ import numpy as np
 
 from bentos.package.manifest import Tensor
 from tasks.build.training.rollout import EVALUATION_SEED, Rollout, bootstrap_interval, join, play, thin
-from tasks.errors import Rejected
 from tasks.inputs import Array, Decide, Inputs
 from tasks.spec.sections import Environment
-from tasks.tracking import release as runs
 
-EVALUATION = "evaluation/evaluation.json"
-ROLLOUT = "evaluation/rollout.npz"
 CONFIDENCE = 0.95
 MINIMUM_STEPS = 2_000
 KEPT_STEPS = 8_192
@@ -99,40 +95,3 @@ def load_episodes(path: Path) -> Array:
     """Which episode each step of a saved rollout is of, int64 [n]."""
     with np.load(path, allow_pickle=False) as archive:
         return np.asarray(archive["episode_index"])
-
-
-def evaluate(release: runs.Release) -> dict[str, Any]:
-    """The stage: judge the release's model. The evidence is kept before a failing candidate raises Rejected."""
-    import torch
-
-    from tasks.build.export.families import exporter_for
-    from tasks.build.training.agent import fetch_agent
-    from tasks.build.training.environments import check_limits, make
-
-    torch.set_num_threads(1)
-    settings = release.spec.evaluate
-    with release.scratch() as scratch:
-        agent = fetch_agent(release, scratch)
-        environment = make(release.spec.environment)
-        check_limits(release.spec, environment.observation_space, environment.action_space)
-        interface = exporter_for(agent, environment.observation_space).inputs
-        environment.close()
-        evaluation, rollout = evaluate_policy(
-            release.spec.environment, agent.decide, settings.episodes, settings.minimum_mean_return, interface
-        )
-        path = scratch / Path(ROLLOUT).name
-        save_rollout(rollout, path)
-        release.put_file(path, "evaluation")
-    release.put_json(EVALUATION, asdict(evaluation))
-    release.log_metrics(
-        {"evaluation/mean": evaluation.mean, "evaluation/lower": evaluation.lower, "evaluation/upper": evaluation.upper}
-    )
-    release.tag(stage="evaluated")
-    summary = (
-        f"mean return {evaluation.mean:.1f} [{evaluation.lower:.1f}, {evaluation.upper:.1f}] over "
-        f"{evaluation.episodes} episodes; the spec asks for {evaluation.minimum:g}"
-    )
-    log.info(summary)
-    if not evaluation.passed:
-        raise Rejected(summary)
-    return {key: getattr(evaluation, key) for key in ("mean", "lower", "upper", "episodes", "minimum", "passed")}

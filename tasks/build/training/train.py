@@ -7,15 +7,12 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.errors import Misconfigured
 from tasks.spec.sections import PolicySpec
-from tasks.tracking import release as runs
-from tasks.tracking.registry import Registry
-from tasks.tracking.runs import Tracking
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 MODEL = "model/model.zip"
 VECNORMALIZE = "model/vecnormalize.pkl"
-TRAINING = "model/training.json"
 
 log = logging.getLogger(__name__)
 
@@ -120,56 +116,3 @@ def train_model(
         curve=progress.curve,
         params_digest=digest or params_digest(spec, "train"),
     )
-
-
-def _champion_run(policy: str) -> str | None:
-    with Registry() as registry:
-        model = registry.model(policy)
-        champion = model.aliases.get("champion") if model else None
-        found = registry.version(policy, champion) if champion else None
-    return found.run_id if found else None
-
-
-def _warm_start_from(run_id: str, scratch: Path) -> Callable[[BaseAlgorithm], None]:
-    def copy(model: BaseAlgorithm) -> None:
-        with Tracking() as tracking:
-            path = tracking.fetch(tracking.get(run_id).root, MODEL, scratch / "champion")
-        try:
-            model.set_parameters(str(path), exact_match=True, device="cpu")
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise Misconfigured(
-                f"warm_start: the champion's weights do not fit this spec's network: {error}; set warm_start: false"
-            ) from error
-        log.info("training starts from the champion's weights (run %s)", run_id)
-
-    return copy
-
-
-def train(release: runs.Release) -> dict[str, Any]:
-    """The stage: train (or import the zip the release names) and keep the model in the run.
-
-    A model that is already there from the same parameters is kept as it is.
-    """
-    if release.params.source == "zip":
-        from tasks.build.training.agent import import_zip
-
-        return import_zip(release)
-    if release.params.source == "learned":
-        from tasks.learning.candidate import adopt
-
-        return adopt(release)
-    champion = _champion_run(release.policy) if release.spec.train.warm_start else None
-    digest = params_digest(release.spec, "train", champion)
-    kept = release.get_json(TRAINING)
-    if kept and kept["params_digest"] == digest and release.has(MODEL):
-        log.info("already trained with these parameters; kept")
-        return {"timesteps": kept["timesteps"], "seconds": kept["seconds"], "kept": True}
-    with release.scratch() as scratch:
-        model = scratch / "model"
-        model.mkdir()
-        warm_start = _warm_start_from(champion, scratch) if champion else None
-        training = train_model(release.spec, model, release.log_rows, warm_start, digest)
-        release.put_directory(model, "model")
-    release.put_json(TRAINING, asdict(training))  # last: its presence says that the model is whole
-    release.tag(stage="trained")
-    return {"timesteps": training.timesteps, "seconds": training.seconds, "kept": False}

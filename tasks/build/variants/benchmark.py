@@ -14,13 +14,9 @@ import numpy as np
 
 from bentos.settings import home
 from tasks.build.variants.measure import affordable, measure_apart
-from tasks.build.variants.selection import COMPARED_BATCH
 from tasks.build.variants.served_graph import write_served
 from tasks.build.variants.timing import latency
-from tasks.errors import Misconfigured
 from tasks.inputs import Inputs, repeat, spread
-from tasks.spec.sections import FAMILIES
-from tasks.tracking import release as runs
 
 if TYPE_CHECKING:
     from bentos.package.manifest import Tensor
@@ -33,16 +29,8 @@ MEMBERS = {
 }
 BATCHES = (1, 8, 32, 64, 256, 1024)
 MEASURED_ROWS = 1_024
-TABLE = "table.txt"
-ORIGINALS = "benchmark/originals.json"
-"""Latency of SB3, torch, TorchScript and `.pt2`, measured where torch is loaded anyway: by the export."""
 
 log = logging.getLogger(__name__)
-
-
-def artifact(family: str) -> str:
-    """Where a family's measurements are kept in the run."""
-    return f"benchmark/{family}.json"
 
 
 @contextlib.contextmanager
@@ -96,39 +84,3 @@ def compare_with_originals(
             for name, module in modules.items():
                 found[name]["batch"][str(batch)] = latency(partial(module, *tensors), batch)
     return found
-
-
-def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
-    """The stage, once a family: measure its variants; beside fp32 stands what the export measured of the originals."""
-    from tasks.build.export.formats import ONNX
-    from tasks.build.training.evaluation import ROLLOUT, load_rollout
-    from tasks.build.variants.quantize import QUANTIZATION
-
-    if family not in FAMILIES:
-        raise Misconfigured(f"unknown family {family!r}; expected one of {FAMILIES}")
-    serve = release.spec.serve
-    compared = serve.batch_size or COMPARED_BATCH
-    written = release.get_json(QUANTIZATION) or {}
-    with release.scratch() as scratch:
-        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
-        reference = release.fetch(f"export/{ONNX}", scratch)
-        graphs = {
-            name: reference if name == "fp32" else release.fetch(f"quantize/{written[name]['file']}", scratch)
-            for name in MEMBERS[family]
-            if name == "fp32" or written[name]["file"]
-        }
-        with alone():
-            found = measure_variants(graphs, reference, given, compared, scratch, serve.explore)
-    if family == "fp32":
-        found["fp32"]["compared_with"] = release.get_json(ORIGINALS)
-    release.put_json(artifact(family), found)
-    served = str(compared)
-    release.log_metrics(
-        {f"benchmark/{name}/p50_us": entry["batch"][served]["p50_us"] for name, entry in found.items()}
-        | {f"benchmark/{name}/p99_us": entry["batch"][served]["p99_us"] for name, entry in found.items()}
-        | {f"benchmark/{name}/peak_rss_mb": entry["peak_rss_mb"] for name, entry in found.items()}
-    ) if found else None
-    release.tag(stage="benchmarked")
-    for name, entry in found.items():
-        log.info("%s: p50 %.1f us, p99 %.1f us at batch %s", name, *list(entry["batch"][served].values())[:2], served)
-    return {name: entry["batch"][served] for name, entry in found.items()}

@@ -20,9 +20,7 @@ from tasks.build.variants.writers import VARIANTS, quiet
 from tasks.errors import Misconfigured
 from tasks.inputs import OBSERVATION, Array, Decide, Inputs, Outputs, in_batches, repeat, spread
 from tasks.spec.sections import Environment
-from tasks.tracking import release as runs
 
-QUANTIZATION = "quantize/quantization.json"
 COMPARED_ROWS = 4_096
 COMPARED_BATCH = 64
 INVARIANCE_ROWS = 256
@@ -200,33 +198,3 @@ def _baseline(
         return play(environment, decider(reference), seeds, interface).returns
     except Misconfigured as error:
         return str(error)
-
-
-def quantize(release: runs.Release) -> dict[str, Any]:
-    """The stage: write and judge the variants. No verdict here ends a release; fp32 can always ship."""
-    import msgspec
-
-    from tasks.build.export.formats import EXPORT, ONNX, Exported
-    from tasks.build.training.evaluation import ROLLOUT, load_rollout
-
-    exported = msgspec.convert(release.get_json(EXPORT), Exported)
-    with release.scratch() as scratch:
-        given, _ = load_rollout(release.fetch(ROLLOUT, scratch))
-        reference = release.fetch(f"export/{ONNX}", scratch)
-        directory = scratch / "quantize"
-        directory.mkdir()
-        found = quantize_policy(
-            reference,
-            given,
-            exported.action_space,
-            exported.inputs,
-            release.spec.environment,
-            release.spec.canary.margin,
-            directory,
-        )
-        release.put_directory(directory, "quantize")
-    release.put_json(QUANTIZATION, found)
-    release.tag(stage="quantized")
-    for name, entry in found.items():
-        log.info("%s: %s: %s", name, "acts like fp32" if entry["accepted_actions"] else "rejected", entry["reason"])
-    return {name: entry["accepted_actions"] for name, entry in found.items()}

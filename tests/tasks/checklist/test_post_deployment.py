@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.checklist import post_deployment
 from tasks.checklist import post_deployment as post
 from tasks.control.plane import ControlPlane
 from tasks.errors import Rejected
 from tasks.spec.sections import POST_DEPLOYMENT
+from tasks.stages.checklist import post_deployment
 from tasks.stages.register import register
 from tasks.tracking.release import Release, client
 from tests.bentos.gateway_process import GatewayProcess, wait_until

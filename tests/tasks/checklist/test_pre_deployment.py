@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from bentos.package.loader import load, write_manifest
-from tasks.checklist import pre_deployment
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.sections import PRE_DEPLOYMENT, Params
+from tasks.stages.checklist import pre_deployment
 from tasks.stages.register import register
 from tasks.tracking.release import Release, client
 from tests.tasks import fabricated

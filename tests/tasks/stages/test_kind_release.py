@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.build.export.formats import export
 from tasks.build.packaging import bento
-from tasks.build.packaging.assemble import select
-from tasks.build.training.evaluation import evaluate
-from tasks.checklist import pre_deployment
 from tasks.spec.sections import PRE_DEPLOYMENT, Params
+from tasks.stages.checklist import pre_deployment
+from tasks.stages.evaluate import evaluate
+from tasks.stages.export import export
 from tasks.stages.register import register
+from tasks.stages.select import select
 from tasks.tracking.release import Release
 from tests.tasks import fabricated
 from tests.tasks.kinds import ENVIRONMENT, KINDS

@@ -13,16 +13,16 @@ import sqlalchemy as sa
 
 from bentos import settings as home
 from bentos.store import tables as store
-from tasks.build.export.formats import EXPORT
 from tasks.build.training.agent import load_model
 from tasks.build.training.environments import describe
-from tasks.build.training.train import TRAINING, train
 from tasks.control import audit
 from tasks.errors import Misconfigured, Rejected
 from tasks.learning import dataset as transitions
 from tasks.learning.run import CANDIDATE, DATASET, EVALUATION, LINEAGE, Learning
 from tasks.spec.sections import Params
 from tasks.stages import learn as stages
+from tasks.stages.artifacts import EXPORT, TRAINING
+from tasks.stages.train import train
 from tasks.tracking import release as runs
 from tasks.tracking.registry import Registry
 from tasks.tracking.release import Release

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tasks.stages.register import register, version_of
-from tasks.tracking.release import Release, client
+from tasks.stages.register import register
+from tasks.tracking.release import Release, client, version_of
 from tests.tasks import fabricated
 
 MakePolicy = Callable[..., str]

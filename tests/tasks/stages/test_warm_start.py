@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tasks.build.training.train import MODEL, train, train_model
+from tasks.build.training.train import MODEL, train_model
 from tasks.control.plane import ControlPlane
 from tasks.errors import Misconfigured
 from tasks.spec.sections import Params
 from tasks.stages.register import register
+from tasks.stages.train import train
 from tasks.tracking.release import Release
 from tests.tasks import fabricated
 

@@ -14,14 +14,16 @@ from gymnasium import spaces
 
 from tasks.build.export.cases import cases
 from tasks.build.export.families import exporter_for
-from tasks.build.export.formats import EXPORT, Exported, export, export_policy, load_formats
+from tasks.build.export.formats import Exported, export_policy, load_formats
 from tasks.build.export.graph import open_session
-from tasks.build.training.agent import Agent, fetch_agent
-from tasks.build.training.evaluation import evaluate
-from tasks.build.training.train import train
+from tasks.build.training.agent import Agent
 from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import Inputs, Outputs
 from tasks.spec.sections import Params
+from tasks.stages.artifacts import EXPORT, fetch_agent
+from tasks.stages.evaluate import evaluate
+from tasks.stages.export import export
+from tasks.stages.train import train
 from tasks.tracking import release as runs
 from tests.tasks.agents import ASYMMETRIC, DICT, VECTOR, agent
 

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from bentos import package
-from tasks.build.export.formats import export
-from tasks.build.packaging.assemble import SELECTION, select, verify
+from tasks.build.packaging.assemble import verify
 from tasks.build.packaging.baselines import baselines
-from tasks.build.training.evaluation import ROLLOUT, evaluate, load_episodes, load_rollout
-from tasks.build.training.train import train
+from tasks.build.training.evaluation import load_episodes, load_rollout
 from tasks.build.variants import benchmark
-from tasks.build.variants.quantize import quantize
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.sections import Params
+from tasks.stages.artifacts import ROLLOUT, SELECTION
+from tasks.stages.evaluate import evaluate
+from tasks.stages.export import export
+from tasks.stages.quantize import quantize
+from tasks.stages.select import select
+from tasks.stages.train import train
 from tasks.tracking import release as runs
 
 

@@ -28,10 +28,10 @@ MakePolicy = Callable[..., str]
 @pytest.fixture
 def trained(mlflow_server: str, make_policy: MakePolicy) -> Release:
     """A release of a briefly trained PPO up to its package; only variants and benchmark are made up."""
-    from tasks.build.export.formats import export
-    from tasks.build.packaging.assemble import select
-    from tasks.build.training.evaluation import evaluate
-    from tasks.build.training.train import train
+    from tasks.stages.evaluate import evaluate
+    from tasks.stages.export import export
+    from tasks.stages.select import select
+    from tasks.stages.train import train
 
     policy = make_policy(train={"total_timesteps": 2_048}, evaluate={"episodes": 3, "minimum_mean_return": 1})
     release = Release.open(policy, "manual__1", Params())

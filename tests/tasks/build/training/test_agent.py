@@ -22,13 +22,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tasks.build.training.agent import import_zip, load_model, resave_apart
+from tasks.build.training.agent import load_model, resave_apart
 from tasks.build.training.pickles import check_statistics
 from tasks.build.training.zip_file import read_data
 from tasks.build.training.zoo import find_vecnormalize
 from tasks.errors import Misconfigured
 from tasks.sandbox import Limits
 from tasks.spec.sections import Params
+from tasks.stages.train import import_zip
 from tasks.tracking import release as runs
 from tests.tasks.agents import agent
 

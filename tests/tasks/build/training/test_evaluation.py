@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 
 from tasks.build.training.agent import load_model
-from tasks.build.training.evaluation import (
-    EVALUATION,
-    ROLLOUT,
-    evaluate,
-    evaluate_policy,
-    judge,
-    load_rollout,
-    save_rollout,
-)
+from tasks.build.training.evaluation import evaluate_policy, judge, load_rollout, save_rollout
 from tasks.build.training.rollout import bootstrap_interval, play
-from tasks.build.training.train import train
 from tasks.errors import Rejected
 from tasks.inputs import Inputs, Outputs, size
 from tasks.spec.sections import Environment, Params
+from tasks.stages.artifacts import EVALUATION, ROLLOUT
+from tasks.stages.evaluate import evaluate
+from tasks.stages.train import train
 from tasks.tracking import release as runs
 
 CARTPOLE = Environment(id="CartPole-v1")
