@@ -35,7 +35,9 @@ from tasks.learning.candidate import acting, alike
 from tasks.learning.evaluation import Verdict, judge, worth
 from tasks.learning.log import Found, Wanted
 from tasks.learning.trainable import Champion, trainable
-from tasks.spec.sections import Learn, Params, PolicySpec, effective, load
+from tasks.spec.files import load
+from tasks.spec.params import Params, effective
+from tasks.spec.sections import Learn, PolicySpec
 from tasks.stages.learn import fine_tuned
 
 WEAK_STEPS = 2_500

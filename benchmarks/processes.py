@@ -17,7 +17,7 @@ import psutil
 
 from bentos.client import GatewayClient
 from bentos.http_client import trusted
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADMIN_TOKEN = "a-test-token"

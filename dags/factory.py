@@ -14,7 +14,8 @@ from plugins.operators.canary import CanaryOperator
 from plugins.operators.monitor import AskForRelease, LookAtChampion
 from plugins.operators.report import ReportOperator
 from plugins.operators.stage import StageOperator
-from tasks.spec.sections import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT, Approval, PolicySpec
 
 
 def dags_of(policy: str) -> dict[str, DAG]:

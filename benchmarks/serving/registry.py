@@ -10,7 +10,7 @@ import httpx
 
 from benchmarks.processes import QUIET_MLFLOW
 from benchmarks.serving.server import Launch, Server
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 START_SECONDS = 240.0
 """It makes its tables first: on a busy machine that takes minutes."""

@@ -15,7 +15,7 @@ from benchmarks.serving.peers.peer import JSON, PROJECT_PYTHON, Observations, Pe
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.server import NotServing, Server
 from benchmarks.serving.wrk import Posts, write_bodies
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 ASKED = 64
 """How many different observations a peer is asked, in turns: as many as are asked at once where many are."""

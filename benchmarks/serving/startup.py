@@ -16,7 +16,7 @@ from benchmarks.serving.policy import Policy
 from benchmarks.serving.registry import Registry
 from benchmarks.serving.server import Launch, NotServing, Server
 from benchmarks.serving.start_peer import asked
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 POLICIES, STARTS, ASKED_EACH = 10, 3, 50
 _WORKER = "_bentoml_impl.worker.service"

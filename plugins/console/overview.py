@@ -24,7 +24,7 @@ from tasks.errors import Misconfigured, first_line
 from tasks.monitoring import live
 from tasks.monitoring.live import Drift, GatewaySilent, Live
 from tasks.monitoring.reports import Report, reports
-from tasks.spec.sections import policies_directory
+from tasks.spec.files import policies_directory
 from tasks.tracking.client import RegistryUnavailable
 from tasks.tracking.history import PastRelease, releases
 from tasks.tracking.registry import Registry

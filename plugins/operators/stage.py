@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from plugins.operators.links import LINKS
 from plugins.operators.retry import wait_out
 from tasks.errors import Misconfigured, Rejected
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.tracking.release import Release
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.build.training.environments import make
 from tasks.canary.players import Game, Gateway, Player, TrafficError
-from tasks.spec.sections import load
+from tasks.spec.files import load
 
 __all__ = ["TrafficError", "play"]
 

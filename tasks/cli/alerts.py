@@ -27,7 +27,7 @@ def rules(
     """Print the alert rules of every policy spec as Prometheus reads them."""
     from bentos.files import replace
     from tasks.alerts.prometheus import document, duration, render, resource
-    from tasks.spec.sections import SpecError, load_all
+    from tasks.spec.files import SpecError, load_all
 
     for given in (window, patience):
         if given is not None:

@@ -55,7 +55,8 @@ def plan(
 ) -> None:
     """Say what a canary would come to: units, hours and verdicts by true difference; what margin or budget would do."""
     from tasks.canary.planning import Planner
-    from tasks.spec.sections import Canary, load
+    from tasks.spec.files import load
+    from tasks.spec.sections import Canary
 
     given = {"objective": objective, "margin": margin, "max_units_per_arm": max_units_per_arm}
     section = load(policy).canary.model_dump() | {name: value for name, value in given.items() if value is not None}

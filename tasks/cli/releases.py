@@ -29,7 +29,7 @@ def parse_params(pairs: list[str]) -> dict[str, Any]:
     """`KEY=VALUE` pairs as a release's params; a value is read as YAML. Raises BadParameter."""
     import yaml
 
-    from tasks.spec.sections import Params
+    from tasks.spec.params import Params
 
     known = list(Params.model_fields)
     params: dict[str, Any] = {}
@@ -58,7 +58,7 @@ def release(
     as_json: Json = False,
 ) -> None:
     """Release a policy: trigger release_POLICY in Airflow and, with --wait, follow it to its verdict."""
-    from tasks.spec.sections import load
+    from tasks.spec.files import load
     from tasks.stack.airflow_api import Airflow
     from tasks.stack.release_progress import outcome
 

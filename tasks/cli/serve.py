@@ -84,7 +84,8 @@ def serve(
 ) -> None:
     """Serve one policy, without a registry, in the foreground, until SIGTERM."""
     from bentos import settings as home
-    from tasks.stack.ports import holder, is_free
+    from tasks.ports import is_free
+    from tasks.stack.ports import holder
 
     target, environment = _servable(what)
     if not is_free(port, host):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.spec.sections import Params, PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.params import Params
+from tasks.spec.sections import PolicySpec
 from tasks.tracking.release import SPEC, Release, recorded
 from tasks.tracking.runs import TrackedRun, Tracking
 

@@ -31,7 +31,8 @@ from tasks.monitoring.checks import Evidence, checks, drift, gather
 from tasks.monitoring.hysteresis import Standing, after
 from tasks.monitoring.reports import WHO, Memory, keep, memory
 from tasks.monitoring.sources import Since, source
-from tasks.spec.sections import PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import PolicySpec
 from tasks.tracking.registry import Registry
 
 log = logging.getLogger(__name__)

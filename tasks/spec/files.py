@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ValidationError
+
 from bentos import settings as home
-from tasks.spec.sections import PolicySpec, Problem, load_all, policies_directory
+from tasks.errors import Misconfigured
+from tasks.spec.sections import PolicySpec
 
 _DAG_FILE = '''\
 """Airlock DAGs of the policy spec policies/{policy}.yaml."""
@@ -17,6 +21,92 @@ from dags.factory import dags_of  # airflow dag
 
 globals().update(dags_of("{policy}"))
 '''
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one spec file: where, and what was expected."""
+
+    file: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.field}: {self.message}"
+
+
+class SpecError(Misconfigured):
+    """A spec file that does not validate; `problems` lists every one found."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def policies_directory() -> Path:
+    """Where specs live: `$AIRLOCK_POLICIES`, by default `dags/policies` of the project."""
+    configured = os.environ.get("AIRLOCK_POLICIES")
+    return Path(configured) if configured else Path(__file__).resolve().parents[2] / "dags" / "policies"
+
+
+def problems_of(file: str, error: ValidationError) -> list[Problem]:
+    """Everything that pydantic found wrong with the document of a file."""
+    found = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "(the whole file)"
+        came = "" if item["type"] in ("missing", "extra_forbidden") else f"; came {item['input']!r}"
+        found.append(Problem(file, field, f"{item['msg']}{came}"))
+    return found
+
+
+def load_file(path: Path) -> PolicySpec:
+    """Read one spec. Raises SpecError with every problem: file, field, what was expected and what came."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError([Problem(str(path), "(the whole file)", f"cannot be read: {error.strerror}")]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(
+            [Problem(str(path), "(the whole file)", f"not YAML: {' '.join(str(error).split())}")]
+        ) from error
+    if not isinstance(document, dict):
+        raise SpecError(
+            [
+                Problem(
+                    str(path),
+                    "(the whole file)",
+                    f"expected a mapping of fields, came {type(document).__name__}",
+                )
+            ]
+        )
+    try:
+        spec = PolicySpec.model_validate(document)
+    except ValidationError as error:
+        raise SpecError(problems_of(str(path), error)) from error
+    if spec.name != path.stem:
+        raise SpecError([Problem(str(path), "name", f"must be the file's name, {path.stem!r}; came {spec.name!r}")])
+    return spec
+
+
+def load(policy: str) -> PolicySpec:
+    """The spec of `policy`. Raises SpecError when it is missing or broken."""
+    path = policies_directory() / f"{policy}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise SpecError([Problem(str(path), "(the whole file)", f"no such policy spec; known policies: {known}")])
+    return load_file(path)
+
+
+def load_all(directory: Path | None = None) -> tuple[list[PolicySpec], list[Problem]]:
+    """Every spec that validates, by name, and every problem of those that do not."""
+    specs: list[PolicySpec] = []
+    problems: list[Problem] = []
+    for path in sorted((directory or policies_directory()).glob("*.yaml")):
+        try:
+            specs.append(load_file(path))
+        except SpecError as error:
+            problems.extend(error.problems)
+    return specs, problems
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Packaging:
 
 def _hook(spec: PolicySpec) -> bytes | None:
     """The file that `serve.override_hook` names, beside the spec. What it does is not tried here: it is not run."""
-    from tasks.spec.sections import policies_directory
+    from tasks.spec.files import policies_directory
 
     named = spec.serve.override_hook
     if named is None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bentos import settings as home
+from tasks.ports import free_port, is_free
 from tasks.stack.airflow_api import Airflow, AirflowError, Run
 from tasks.stack.components import StackError, components
 from tasks.stack.health import Health
 from tasks.stack.lifecycle import Running, down, up
-from tasks.stack.ports import free_port, is_free
 from tasks.stack.release_progress import outcome, task_seconds
 
 POLICY = "cartpole"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bentos import settings as home
 from tasks.errors import Misconfigured
-from tasks.spec.sections import Params, PolicySpec, effective, load
+from tasks.spec.files import load
+from tasks.spec.params import Params, effective
+from tasks.spec.sections import PolicySpec
 from tasks.tracking.runs import MetricRow, TrackedRun, Tracking
 
 if TYPE_CHECKING:

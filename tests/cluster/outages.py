@@ -22,7 +22,7 @@ from tasks.canary import record as judged
 from tasks.canary.replay import Canary, verdict
 from tasks.canary.units import StoredUnits
 from tasks.control.plane import ControlPlane
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.tracking.release import Release
 from tests.bentos.gateway_process import wait_until
 from tests.bentos.policy_packages import write_package

@@ -6,7 +6,8 @@ import pytest
 
 from dags.factory import dags_of, release_params
 from dags.learn import learn_dag
-from tasks.spec.sections import Learn, load
+from tasks.spec.files import load
+from tasks.spec.sections import Learn
 
 
 @pytest.mark.parametrize("policy", ["cartpole", "pendulum"])

@@ -13,7 +13,8 @@ from airflow.timetables.base import TimeRestriction
 
 from dags.factory import drift_asset, monitor_dag, release_dag
 from plugins.operators.monitor import AskForRelease
-from tasks.spec.sections import PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import PolicySpec
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from airflow.timetables.base import TimeRestriction
 
 from dags.factory import FAMILIES, release_dag
 from dags.learn import TRAIN_QUEUE
-from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT, Params, load, policies_directory
+from tasks.spec.files import load, policies_directory
+from tasks.spec.params import Params
+from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 POLICIES = sorted(path.stem for path in policies_directory().glob("*.yaml"))

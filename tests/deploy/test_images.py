@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 from tests.bentos.gateway_process import START_SECONDS, wait_until
 from tests.bentos.policy_packages import write_package
 from tests.deploy.native_image import NativeImage

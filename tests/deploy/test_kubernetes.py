@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tasks.alerts.prometheus import JOB, render
-from tasks.spec.sections import load_all
+from tasks.spec.files import load_all
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import REPOSITORY
 from tests.deploy.operator_kinds import KINDS

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.ports import free_port
 from tasks.stack.airflow_api import Airflow
 from tasks.stack.lifecycle import Running, down, up
-from tasks.stack.ports import free_port
 
 PORTS = ("AIRLOCK_AIRFLOW_PORT", "AIRLOCK_MLFLOW_PORT", "AIRLOCK_GATEWAY_PORT")
 SPECS = Path(__file__).resolve().parents[2] / "dags" / "policies"

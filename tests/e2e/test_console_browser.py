@@ -18,7 +18,7 @@ from tasks.build.training.environments import describe
 from tasks.canary import lifecycle
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stack.airflow_api import Airflow
 from tasks.stack.environment import passwords
 from tasks.stack.lifecycle import Running

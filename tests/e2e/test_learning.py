@@ -15,7 +15,7 @@ from tasks.build.training.environments import make
 from tasks.canary.traffic import play
 from tasks.control.plane import ControlPlane
 from tasks.learning.run import EVALUATION, LEARNING, LINEAGE, Learning
-from tasks.spec.sections import load
+from tasks.spec.files import load
 from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.lifecycle import Running
 from tasks.stack.release_progress import outcome

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 from tests.bentos.gateway_process import wait_until
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 _USER, _GROUP = "nobody", "nogroup"
 _START_SECONDS = 60.0

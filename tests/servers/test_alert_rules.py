@@ -19,7 +19,8 @@ from tasks.alerts.readings import Reading, readings
 from tasks.cli.app import app
 from tasks.errors import Misconfigured
 from tasks.monitoring.sources import difference
-from tasks.spec.sections import PolicySpec, load_file
+from tasks.spec.files import load_file
+from tasks.spec.sections import PolicySpec
 from tests.servers.exposition import BASELINE_RETURN, FAULTS, Told, selector
 
 REPOSITORY = Path(__file__).resolve().parents[2]

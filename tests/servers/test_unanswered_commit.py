@@ -19,7 +19,7 @@ from bentos.store import tables as store
 from bentos.store.writer import StoreDown, Writer
 from bentos.tokens import Signer
 from tasks.canary.units import StoredUnits
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until
 from tests.bentos.policy_packages import constant_graph, write_package
 from tests.bentos.store_rows import outcome, start

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 # Networks this small lose time to a second thread, and lose most of it where other processes want the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -100,7 +100,8 @@ def real_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], An
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the model.zip of a short PPO training on CartPole-v1 (the shipped spec, 2,048 steps)."""
     from tasks.build.training.train import train_model
-    from tasks.spec.sections import Params, effective, load_file
+    from tasks.spec.files import load_file
+    from tasks.spec.params import Params, effective
 
     directory = tmp_path_factory.mktemp("trained")
     train_model(effective(load_file(SPECS / "cartpole.yaml"), Params(timesteps=2_048)), directory)

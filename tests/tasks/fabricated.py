@@ -22,7 +22,7 @@ from bentos.store import tables as store
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.build.packaging.baselines import baselines
 from tasks.build.variants.selection import choose
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.tracking.release import Release
 
 GAINS = np.array([[0.0], [0.1], [1.0], [0.6]], dtype=np.float32)

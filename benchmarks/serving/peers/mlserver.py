@@ -11,7 +11,7 @@ from benchmarks.serving.peers.inference_protocol import InferenceProtocol
 from benchmarks.serving.peers.peer import RUNTIME, Site
 from benchmarks.serving.policy import NAME
 from benchmarks.serving.server import Launch
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 
 class Mlserver(InferenceProtocol):

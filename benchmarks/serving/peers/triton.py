@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.serving.peers.inference_protocol import InferenceProtocol
 from benchmarks.serving.peers.peer import Site
 from benchmarks.serving.server import Launch
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 
 class TritonServer(InferenceProtocol):

@@ -21,7 +21,7 @@ import httpx
 import psutil
 
 from bentos.http_client import trusted
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0

@@ -21,7 +21,7 @@ from bentos.http.app import App
 from bentos.http.auth import Guard
 from bentos.http.protocol import MAX_HEAD, SwiftProtocol
 from bentos.http.router import MAX_BODY, Call, Door, Reply
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 
 KEEP_ALIVE_SECONDS = 2
 """What uvicorn is told."""

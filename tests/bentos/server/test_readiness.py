@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tasks.stack.ports import free_port
+from tasks.ports import free_port
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess, wait_until
 from tests.bentos.policy_packages import write_package
 from tests.bentos.way import Way

@@ -21,7 +21,8 @@ from plugins.operators.canary import CanaryOperator, CanaryTrigger
 from plugins.operators.stage import StageOperator, begin, final
 from tasks.canary import lifecycle as canary
 from tasks.errors import Misconfigured, Rejected
-from tasks.spec.sections import Params, load
+from tasks.spec.files import load
+from tasks.spec.params import Params
 from tasks.stages import approval
 from tasks.stages.approval import Answer
 from tasks.tracking.client import RegistryUnavailable

@@ -7,7 +7,8 @@ import pytest
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import Reading
 from tasks.alerts.rules import Rule, evaluate, rules
-from tasks.spec.sections import PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import PolicySpec
 
 
 @pytest.fixture

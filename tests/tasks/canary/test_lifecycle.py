@@ -23,7 +23,7 @@ from tasks.analysis.judge.plan import CanaryPlan
 from tasks.canary import lifecycle as canary
 from tasks.control.plane import ControlPlane
 from tasks.errors import Misconfigured, Rejected
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.tracking.registry import Registry
 from tasks.tracking.release import Release
 

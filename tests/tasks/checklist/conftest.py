@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bentos.package.loader import Policy, load
-from tasks.spec.sections import Params
-from tasks.spec.sections import load as load_spec
+from tasks.spec.files import load as load_spec
+from tasks.spec.params import Params
 from tasks.tracking.release import Release
 from tests.tasks import fabricated
 

@@ -9,7 +9,8 @@ import pytest
 from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
 from tasks.checklist import live
 from tasks.checklist.live import Usage
-from tasks.spec.sections import PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import PolicySpec
 
 DISCRETE = {"kind": "discrete", "counts": [500, 500]}
 

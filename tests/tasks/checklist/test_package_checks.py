@@ -10,8 +10,8 @@ import pytest
 from bentos.package.loader import Policy, load, write_manifest
 from bentos.package.manifest import PackageError
 from tasks.checklist import package as packaged
+from tasks.spec.files import load as load_spec
 from tasks.spec.sections import PolicySpec
-from tasks.spec.sections import load as load_spec
 
 
 @pytest.fixture

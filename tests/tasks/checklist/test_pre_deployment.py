@@ -10,7 +10,8 @@ import pytest
 
 from bentos.package.loader import load, write_manifest
 from tasks.errors import Misconfigured, Rejected
-from tasks.spec.sections import PRE_DEPLOYMENT, Params
+from tasks.spec.params import Params
+from tasks.spec.sections import PRE_DEPLOYMENT
 from tasks.stages.checklist import pre_deployment
 from tasks.stages.register import register
 from tasks.tracking.release import Release, client

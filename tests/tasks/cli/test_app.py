@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tasks.cli import app as cli
-from tasks.spec.sections import policies_directory
+from tasks.spec.files import policies_directory
 from tests.tasks import airflow_double, gateway_double
 
 Run = Callable[..., tuple[int, str, str]]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tasks.monitoring.actions import NONE, RETRAIN, ROLL_BACK, choose
 from tasks.monitoring.hysteresis import Standing, after
-from tasks.spec.sections import PolicySpec, load
+from tasks.spec.files import load
+from tasks.spec.sections import PolicySpec
 
 TOLD = st.sampled_from([True, False, None])
 RUNS = st.lists(st.tuples(TOLD, TOLD, st.floats(60, 3000)), max_size=50)

@@ -12,7 +12,7 @@ from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Checklist, Finding, Phase
 from tasks.reporting.card_text import LIMIT, Evidence, description, full, overview
 from tasks.reporting.comparison import Difference
-from tasks.spec.sections import load
+from tasks.spec.files import load
 from tasks.tracking.registry import Version
 
 RUN = "0123456789abcdef0123456789abcdef"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.spec.files import dag_file, dags_directory, schema, sync, validate
-from tasks.spec.sections import policies_directory
+from tasks.spec.files import dag_file, dags_directory, policies_directory, schema, sync, validate
 
 
 @pytest.fixture

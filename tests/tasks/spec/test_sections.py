@@ -14,19 +14,10 @@ from bentos import package
 from bentos.package.safety import AccelerationLimit, Condition, Constraint, MaskRule, StateIndex
 from tasks.errors import Misconfigured
 from tasks.spec import safety as spec_safety
+from tasks.spec.files import SpecError, load, load_all, load_file
 from tasks.spec.packaging import Packaging
-from tasks.spec.sections import (
-    ALGORITHMS,
-    POST_DEPLOYMENT,
-    PRE_DEPLOYMENT,
-    Params,
-    PolicySpec,
-    SpecError,
-    effective,
-    load,
-    load_all,
-    load_file,
-)
+from tasks.spec.params import Params, effective
+from tasks.spec.sections import ALGORITHMS, POST_DEPLOYMENT, PRE_DEPLOYMENT, PolicySpec
 
 MINIMAL: dict[str, Any] = {
     "name": "tiny",

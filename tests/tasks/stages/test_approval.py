@@ -11,7 +11,7 @@ from bentos import settings as home
 from bentos.store import tables as store
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages import approval
 from tasks.stages.approval import APPROVED, ASKED, REJECTED, TIMED_OUT, Answer, answer, answered, ask
 from tasks.stages.register import register

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.build.packaging import bento
-from tasks.spec.sections import PRE_DEPLOYMENT, Params
+from tasks.spec.params import Params
+from tasks.spec.sections import PRE_DEPLOYMENT
 from tasks.stages.checklist import pre_deployment
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export

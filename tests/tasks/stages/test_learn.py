@@ -19,7 +19,7 @@ from tasks.control import audit
 from tasks.errors import Misconfigured, Rejected
 from tasks.learning import dataset as transitions
 from tasks.learning.run import CANDIDATE, DATASET, EVALUATION, LINEAGE, Learning
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages import learn as stages
 from tasks.stages.artifacts import EXPORT, TRAINING
 from tasks.stages.train import train

@@ -11,7 +11,7 @@ import pytest
 from tasks.build.training.train import MODEL, train_model
 from tasks.control.plane import ControlPlane
 from tasks.errors import Misconfigured
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages.register import register
 from tasks.stages.train import train
 from tasks.tracking.release import Release

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.tracking.history import releases
 from tasks.tracking.release import Release
 

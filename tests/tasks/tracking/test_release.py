@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import Misconfigured
-from tasks.spec.sections import Params, SpecError
+from tasks.spec.files import SpecError
+from tasks.spec.params import Params
 from tasks.tracking.release import Release, client
 
 

@@ -19,7 +19,7 @@ from tasks.build.export.graph import open_session
 from tasks.build.training.agent import Agent
 from tasks.errors import Misconfigured, Rejected
 from tasks.inputs import Inputs, Outputs
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages.artifacts import EXPORT, fetch_agent
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export

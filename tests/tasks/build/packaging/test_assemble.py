@@ -14,7 +14,7 @@ from tasks.build.packaging.baselines import baselines
 from tasks.build.training.evaluation import load_episodes, load_rollout
 from tasks.build.variants import benchmark
 from tasks.errors import Misconfigured, Rejected
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages.artifacts import ROLLOUT, SELECTION
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export

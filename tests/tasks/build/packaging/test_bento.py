@@ -17,7 +17,7 @@ from tasks.build.packaging import scratch_server as server
 from tasks.errors import Misconfigured, Rejected
 from tasks.gateway_requests import ask
 from tasks.inputs import of_observations
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages.register import register
 from tasks.tracking.release import Release, client
 from tests.tasks import fabricated

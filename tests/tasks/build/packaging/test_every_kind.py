@@ -40,7 +40,7 @@ from tasks.checklist.served import Served
 from tasks.errors import Rejected
 from tasks.gateway_requests import ask
 from tasks.inputs import MASK, START, STATES, observations, only_observations, plain, take
-from tasks.spec.sections import load as load_spec
+from tasks.spec.files import load as load_spec
 from tests.bentos.gateway_process import GatewayProcess, MlflowProcess, wait_until
 from tests.tasks.kinds import KINDS, Real, environment
 

@@ -17,8 +17,8 @@ from tasks.build.packaging.scratch_server import serving
 from tasks.errors import Misconfigured
 from tasks.gateway_requests import ask
 from tasks.inputs import of_observations
+from tasks.spec.files import load as load_spec
 from tasks.spec.packaging import Packaging
-from tasks.spec.sections import load as load_spec
 from tests.bentos.policy_packages import write_package
 
 ICY = "def override(observation, context):\n    return context.actions * 0, observation[:, 0] > 1\n"

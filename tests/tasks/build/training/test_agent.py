@@ -28,7 +28,7 @@ from tasks.build.training.zip_file import read_data
 from tasks.build.training.zoo import find_vecnormalize
 from tasks.errors import Misconfigured
 from tasks.sandbox import Limits
-from tasks.spec.sections import Params
+from tasks.spec.params import Params
 from tasks.stages.train import import_zip
 from tasks.tracking import release as runs
 from tests.tasks.agents import agent

@@ -13,7 +13,8 @@ from tasks.build.training.evaluation import evaluate_policy, judge, load_rollout
 from tasks.build.training.rollout import bootstrap_interval, play
 from tasks.errors import Rejected
 from tasks.inputs import Inputs, Outputs, size
-from tasks.spec.sections import Environment, Params
+from tasks.spec.params import Params
+from tasks.spec.sections import Environment
 from tasks.stages.artifacts import EVALUATION, ROLLOUT
 from tasks.stages.evaluate import evaluate
 from tasks.stages.train import train

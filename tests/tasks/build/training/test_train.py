@@ -14,7 +14,9 @@ from tasks.build.training import progress
 from tasks.build.training.agent import load_model
 from tasks.build.training.train import params_digest, train_model
 from tasks.errors import Misconfigured
-from tasks.spec.sections import Params, PolicySpec, effective, load
+from tasks.spec.files import load
+from tasks.spec.params import Params, effective
+from tasks.spec.sections import PolicySpec
 from tasks.stages.artifacts import TRAINING
 from tasks.stages.train import train
 from tasks.tracking import release as runs
