@@ -1,22 +1,15 @@
-"""Makes the DAG of online learning of one policy. Wiring only, as in `dags.factory`."""
+"""Makes the DAG `learn_<policy>`. Wiring only: what a task does lives in `tasks/`."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
+from dags.schedules import TRAIN_QUEUE, cron
 from plugins.operators.learn import LearnOperator
 from tasks.spec.sections import Learn, PolicySpec
-
-TRAIN_QUEUE = "train"
-"""Where the tasks go that keep a processor busy for long. Only executors with queues (Celery) look at it."""
-
-
-def cron(schedule: str) -> CronTriggerTimetable:
-    """A cron, from its next tick on: starting a stack never starts a run by itself."""
-    return CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0))
 
 
 def learn_dag(spec: PolicySpec, learn: Learn) -> DAG:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
-from plugins.console.mount import PREFIX, Console
+from plugins.console import PREFIX
+from plugins.console.mount import Console
 from plugins.operators.links import LINKS
 
 

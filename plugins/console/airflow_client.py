@@ -10,8 +10,8 @@ import httpx
 from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
 from fastapi import Request
 
+from plugins.console import AIRFLOW, PREFIX
 from plugins.console.access import bearer, dag_of
-from plugins.console.mount import AIRFLOW, PREFIX
 
 _TIMEOUT = 30.0
 

@@ -16,13 +16,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from plugins.console import actions, forms, overview
+from plugins.console import PREFIX, actions, forms, overview
 from plugins.console import airflow_client as inside
 from plugins.console import canary as latest_canary
 from plugins.console import charts as history
 from plugins.console import formatting as words
 from plugins.console.access import MayRead, SignedIn, login_url, may_act, readable
-from plugins.console.mount import PREFIX
 from plugins.console.thread_pool import work
 
 _HERE = Path(__file__).parent

@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from plugins.console import AIRFLOW
+
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
-
-PREFIX = "/airlock"
-AIRFLOW = "airlock.airflow"
-"""Where a request's scope keeps the application that the console is mounted in."""
 
 
 def _console() -> App:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dags.learn import TRAIN_QUEUE
+from dags.schedules import TRAIN_QUEUE
 from tests.cluster.compose import FILE, REPOSITORY, Service, load
 from tests.cluster.harness import covered
 from tests.cluster.native import NOT_RUN, STAND_INS, Places

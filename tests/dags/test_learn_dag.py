@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dags.factory import dags_of, release_params
+from dags.factory import dags_of
 from dags.learn import learn_dag
+from dags.params import release_params
 from tasks.spec.files import load
 from tasks.spec.sections import Learn
 

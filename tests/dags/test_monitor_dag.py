@@ -11,7 +11,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
-from dags.factory import drift_asset, monitor_dag, release_dag
+from dags.monitor import monitor_dag
+from dags.release import release_dag
+from dags.schedules import drift_asset
 from plugins.operators.monitor import AskForRelease
 from tasks.spec.files import load
 from tasks.spec.sections import PolicySpec

@@ -15,11 +15,11 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 
-from dags.factory import FAMILIES, release_dag
-from dags.learn import TRAIN_QUEUE
+from dags.release import release_dag
+from dags.schedules import TRAIN_QUEUE
 from tasks.spec.files import load, policies_directory
 from tasks.spec.params import Params
-from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT
+from tasks.spec.sections import FAMILIES, POST_DEPLOYMENT, PRE_DEPLOYMENT
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 POLICIES = sorted(path.stem for path in policies_directory().glob("*.yaml"))

@@ -13,7 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.testclient import TestClient
 
-from plugins.console.mount import PREFIX, Console
+from plugins.console import PREFIX
+from plugins.console.mount import Console
 
 
 @pytest.fixture(scope="module")

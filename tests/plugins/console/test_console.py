@@ -15,10 +15,9 @@ from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_
 from fastapi.testclient import TestClient
 
 from plugins.airlock import AirlockPlugin
+from plugins.console import PREFIX, overview
 from plugins.console import canary as latest_canary
-from plugins.console import overview
 from plugins.console.canary import CanarySeen
-from plugins.console.mount import PREFIX
 from plugins.console.overview import Glance, Health, Part, PolicyPage, Served
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
