@@ -37,7 +37,8 @@ from rich.table import Table
 from benchmarks.processes import EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
 from benchmarks.serving import policy as served
 from bentos.client import GatewayClient, GatewayError, RemotePolicy
-from bentos.package.loader import load, write_manifest
+from bentos.package.digests import write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import Outcomes
 from bentos.tokens import Signer
 

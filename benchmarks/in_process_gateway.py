@@ -14,7 +14,8 @@ import numpy.typing as npt
 from bentos.gateway.engine import Core
 from bentos.gateway.episodes import Reports
 from bentos.gateway.schemas import ActRequest, EpisodesRequest, Reward
-from bentos.package.loader import load, write_manifest
+from bentos.package.digests import write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import Manifest, Serve
 from bentos.server.single import Package, route
 from bentos.store import tables as store

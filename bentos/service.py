@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import bentoml
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from bentos.http.app import Asgi
+    from bentos.gateway import gateway
+    from bentos.http.app import App, Asgi
     from bentos.http.openapi import Described
 
 
@@ -20,21 +21,28 @@ class FrontedService(bentoml.Service[Any]):
     What only a worker needs is imported in the worker: the process that keeps the workers starts in half the time.
     """
 
+    app: App | None = None
+    """This process's app, once it was made: BentoML makes the service's instances, so it cannot be handed over."""
+
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """The app that `bentoml serve` runs in each worker."""
-        from bentos.server import factory as process
+        from bentos.server import factory
 
         version = self.bento.tag.version if self.bento is not None else None
-        return process.app(super().to_asgi(is_main=is_main), version)
+        self.app = factory.app(super().to_asgi(is_main=is_main), version)
+        return self.app
+
+    @property
+    def gateway(self) -> gateway.Gateway | None:
+        """This process's gateway; None before it runs."""
+        return None if self.app is None else self.app.router.gateway
 
     @property
     def openapi_spec(self) -> Described:
         """What BentoML serves at `/docs.json`: its own routes and the gateway's."""
         from bentos.http import openapi
-        from bentos.server import factory as process
 
-        worker = process.running()
-        policies = sorted(worker.core.routes) if worker is not None else []
+        policies = [] if self.gateway is None else sorted(self.gateway.core.routes)
         return openapi.merged(super().openapi_spec.asdict(), policies)
 
 
@@ -90,10 +98,9 @@ class Gateway:
 
         from bentos.errors import Problem
         from bentos.gateway.schemas import ActRequest
-        from bentos.server import factory as process
 
-        worker = process.running()
-        if worker is None:
+        running = cast(FrontedService, Gateway).gateway
+        if running is None:
             raise bentoml.exceptions.ServiceUnavailable("the gateway is starting")
         try:
             request = ActRequest(
@@ -103,7 +110,7 @@ class Gateway:
                 action_masks=action_masks,
                 states=states,
             )
-            answer = await worker.core.act(policy, request)
+            answer = await running.core.act(policy, request)
         except Problem as problem:
             status = HTTPStatus(problem.status)
             raise bentoml.exceptions.BentoMLException(problem.detail, error_code=status) from problem

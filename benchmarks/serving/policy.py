@@ -95,7 +95,7 @@ def copy(package: Path, directory: Path, name: str, **serve: Any) -> str:
     """Write the same package under another name, with some of its `serve` section changed; its digest."""
     import msgspec
 
-    from bentos.package.loader import read_manifest, write_manifest
+    from bentos.package.digests import read_manifest, write_manifest
 
     shutil.copytree(package, directory)
     manifest = read_manifest(directory)

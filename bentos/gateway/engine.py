@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from bentos import logs
-from bentos.canary import Canary
 from bentos.errors import Problem
 from bentos.gateway.assign import Assign, Shadowed
 from bentos.gateway.schemas import ActRequest, ActResponse, ManyActResponse
 from bentos.gateway.validate import Answer, Answering, Ask, Validate
-from bentos.package.loader import Policy
+from bentos.package.session import Policy
 from bentos.routing import faults
 from bentos.routing.faults import Event, Faults
 from bentos.routing.route import Route, Seat, no_version
@@ -27,7 +26,7 @@ from bentos.rows import MAX_ROWS, Array, Rows
 from bentos.runners import settled
 from bentos.store.journal import Journal
 from bentos.store.overrides import Overrides
-from bentos.store.writer import StoreDown, Writer
+from bentos.store.writer import Writer
 from bentos.telemetry.counters import Stats
 from bentos.tokens import Signer
 
@@ -54,7 +53,12 @@ class Core:
         active: Overrides,
         journal: Journal | None = None,
         known: Faults | None = None,
+        *,
+        breaker_opened: Callable[[str, Version, str], None] = lambda policy, version, reason: None,
+        unheard: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`breaker_opened` is called with policy, version and reason; `unheard` says whether the registry has yet to
+        say which policies there are."""
         self.worker = worker_id()
         self.signer = signer
         self.writer = writer
@@ -67,9 +71,8 @@ class Core:
         self._gathering: dict[str, Validate] = {}
         self._decisions = 0
         self._decision_prefix = secrets.token_hex(6)
-        self.on_breaker: Any = None
-        self.unheard: Callable[[], bool] = lambda: False
-        """Whether the registry has yet to say which policies there are."""
+        self._report_breaker = breaker_opened
+        self.unheard = unheard
 
     def build(self, policy: str, version: str, package: Policy, digest: str) -> Version:
         """A version of a policy in this gateway. Raises PackageError. Call it off the event loop."""
@@ -155,36 +158,10 @@ class Core:
             arm = self.stats.arm(policy, "", name, "champion")
             arm.count(arm.rejected, reason, 1)
 
-    def withdrawn(
-        self, policy: str, champion: str | None, canary: Canary | None, loaded: dict[str, Version]
-    ) -> frozenset[str]:
-        """See `Faults.withdrawn`."""
-        return self.faults.withdrawn(policy, champion, canary, loaded)
-
-    async def record_fault(self, policy: str, version: str, digest: str, kind: str, detail: str) -> bool:
-        """Commit a fault event; with the store down it is only logged, and false is returned."""
-        try:
-            await self.writer.call(
-                lambda connection: faults.record(
-                    connection,
-                    policy=policy,
-                    version=version,
-                    digest=digest,
-                    kind=kind,
-                    detail=detail,
-                    worker=self.worker,
-                )
-            )
-        except StoreDown as error:
-            logs.warning("fault event not stored", policy=policy, version=version, kind=kind, detail=str(error))
-            return False
-        return True
-
     def _breaker_opened(self, policy: str, version: Version, reason: str) -> None:
         logs.error("breaker opened", policy=policy, version=version.name, detail=reason)
         self.faults.note(Event(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, time.time()))
-        if self.on_breaker is not None:
-            self.on_breaker(policy, version, reason)
+        self._report_breaker(policy, version, reason)
 
     def _champion(self, policy: str) -> Version | None:
         route = self.routes.get(policy)

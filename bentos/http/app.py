@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 from bentos import logs
 from bentos.errors import Problem
-from bentos.http.router import MAX_BODY, Call, Door, Reply, too_large
-from bentos.server.worker import Worker
+from bentos.gateway.gateway import Gateway
+from bentos.http.messages import MAX_BODY, Request, Response, too_large
+from bentos.http.router import Router
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -17,21 +19,24 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class App:
-    """Routes by path. Lifespan is passed on, with the worker started before and stopped after BentoML's app serves."""
+    """Routes by path. Lifespan is passed on, with the gateway started before and stopped after BentoML's app serves."""
 
-    def __init__(self, following: Asgi, door: Door, start: Callable[[], Awaitable[Worker]]) -> None:
+    def __init__(
+        self, following: Asgi, router: Router, serving: Callable[[], AbstractAsyncContextManager[Gateway]]
+    ) -> None:
+        """`following` is BentoML's app; `serving` makes the context in which the gateway runs."""
         self._following = following
-        self._door = door
-        self._start = start
-        self._worker: Worker | None = None
+        self._serving = serving
+        self._stack = AsyncExitStack()
+        self.router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
-        if scope["type"] == "http" and self._door.knows(scope["path"]):
+        if scope["type"] == "http" and self.router.knows(scope["path"]):
             await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] == "POST" and self._door.guard.closed:
+        elif scope["type"] == "http" and scope["method"] == "POST" and self.router.guard.closed:
             await self._if_client(scope, receive, send)
         else:
             await self._following(scope, receive, send)
@@ -41,20 +46,20 @@ class App:
         try:
             body = await _read(scope, receive)
         except Problem as problem:
-            await _send(send, self._door.refuse(problem, scope["method"], path))
+            await _send(send, self.router.refuse(problem, scope["method"], path))
         except _Gone:
             return
         else:
-            call = Call(scope["method"], path, scope["query_string"], scope["headers"], body)
-            reply = self._door.answer(call)
-            await _send(send, reply if isinstance(reply, Reply) else await reply)
+            request = Request(scope["method"], path, scope["query_string"], scope["headers"], body)
+            response = self.router.answer(request)
+            await _send(send, response if isinstance(response, Response) else await response)
 
     async def _if_client(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML's own decisions are for the same clients as the gateway's."""
         try:
-            self._door.guard.client(scope["headers"])
+            self.router.guard.client(scope["headers"])
         except Problem as problem:
-            await _send(send, self._door.refuse(problem, scope["method"], scope["path"]))
+            await _send(send, self.router.refuse(problem, scope["method"], scope["path"]))
         else:
             await self._following(scope, receive, send)
 
@@ -62,12 +67,12 @@ class App:
         async def around(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
                 try:
-                    self._worker = await self._start()
+                    self.router.open(await self._stack.enter_async_context(self._serving()))
                 except Exception as error:  # noqa: BLE001 - the server must hear of it, whatever it is
                     logs.error("gateway did not start", detail=str(error))
                     message = {"type": "lifespan.startup.failed", "message": str(error)}
-            elif message["type"] == "lifespan.shutdown.complete" and self._worker is not None:
-                await self._worker.stop()
+            elif message["type"] == "lifespan.shutdown.complete":
+                await self._stack.aclose()
             await send(message)
 
         await self._following(scope, receive, around)
@@ -98,8 +103,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-async def _send(send: Send, reply: Reply) -> None:
-    length = str(len(reply.body)).encode()
-    headers = [(b"content-type", reply.content_type), (b"content-length", length), *reply.headers]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+async def _send(send: Send, response: Response) -> None:
+    length = str(len(response.body)).encode()
+    headers = [(b"content-type", response.content_type), (b"content-length", length), *response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,4 +1,4 @@
-"""Together: requests for one policy that were read in one look at the network are decided by one call of its graph.
+"""Coalescing: requests for one policy that were read in one look at the network are decided by one call of its graph.
 
 With many connections most of what a decision costs is then paid once for all of them. Nobody waits for company: what a
 look has brought is answered before the next; of a policy that takes its time it waits in the version's queue as one. A
@@ -16,7 +16,8 @@ from bentos.event_loop import Paced
 from bentos.gateway.engine import MOST_TOGETHER, Core
 from bentos.gateway.schemas import ActRequest
 from bentos.gateway.validate import Answer, Answering, Ask, Validate
-from bentos.http.router import Call, Door, Reply
+from bentos.http.messages import Request, Response
+from bentos.http.router import Router
 from bentos.rows import NothingCanAnswer
 
 Answers = Iterable[bytes | Problem | None]
@@ -28,23 +29,25 @@ Part = tuple[Sequence[int], Answers | Coroutine[Any, Any, Answers]]
 _AT_ONCE = 16
 """Answers that were waited for go out so many between two looks at the network: other policies' requests wait there."""
 
-_Waiting = tuple[Call, Callable[[Reply | None], None]]
+_Waiting = tuple[Request, Callable[[Response | None], None]]
 
 
-class Together:
+class Coalescing:
     """One worker's requests for decisions of the look at the network that is going on."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, router: Router) -> None:
+        self._router = router
         self._waiting: list[_Waiting] = []
         self._untold = Paced(_AT_ONCE, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, loop: asyncio.AbstractEventLoop, call: Call, answered: Callable[[Reply | None], None]) -> None:
-        """Have a request answered when all are read. `answered` gets the reply; None: ask the door for it."""
+    def add(
+        self, loop: asyncio.AbstractEventLoop, request: Request, answered: Callable[[Response | None], None]
+    ) -> None:
+        """Have a request answered when all are read. `answered` gets the response; None: ask the router for it."""
         if not self._waiting:
             loop.call_soon(self._answer, loop)
-        self._waiting.append((call, answered))
+        self._waiting.append((request, answered))
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         waiting, self._waiting = self._waiting, []
@@ -59,13 +62,13 @@ class Together:
                 self._decide(loop, path, asked[at : at + MOST_TOGETHER])
 
     def _decide(self, loop: asyncio.AbstractEventLoop, path: str, asked: list[_Waiting]) -> None:
-        core, policy = self._door.core, self._door.decides(path)
-        if core is None or policy is None:
+        gateway, policy = self._router.gateway, self._router.v1.decides(path)
+        if gateway is None or policy is None:
             for one in asked:
                 self._tell((one, None))
             return
         for places, answers in decide(
-            core, policy, [call.body if self._door.admits(call) else None for call, _ in asked]
+            gateway.core, policy, [one.body if self._router.v1.admits(one) else None for one, _ in asked]
         ):
             part = [asked[place] for place in places]
             if not isinstance(answers, Coroutine):
@@ -80,12 +83,12 @@ class Together:
         self._untold.add(zip(asked, await coming, strict=True))
 
     def _tell(self, told: tuple[_Waiting, bytes | Problem | None]) -> None:
-        (call, answered), answer = told
+        (request, answered), answer = told
         if isinstance(answer, Problem):
-            answer.policy = self._door.decides(call.path) or ""
-            answered(self._door.refuse(answer, call.method, call.path))
+            answer.policy = self._router.v1.decides(request.path) or ""
+            answered(self._router.refuse(answer, request.method, request.path))
         else:
-            answered(None if answer is None else Reply(200, answer))
+            answered(None if answer is None else Response(200, answer))
 
 
 def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> list[Part]:

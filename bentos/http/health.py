@@ -1,24 +1,32 @@
-"""Health: whether a gateway wants to be asked. Load balancers and orchestrators go by it."""
+"""The route `/readyz`: whether a gateway wants to be asked. Load balancers and orchestrators go by it."""
 
 from __future__ import annotations
 
-from bentos.errors import CONTENT_TYPE, Problem
-from bentos.http.router import Call, Desk, Door, Reply, otherwise
+from collections.abc import Callable
 
-PREFIX = "/readyz"
+from bentos.errors import CONTENT_TYPE, Problem
+from bentos.http.messages import Request, Response, otherwise
 
 _TEXT = b"text/plain; charset=utf-8"
 
 
-def desk(door: Door) -> Desk:
-    """What answers at `PREFIX`: 200, or 503 with the reason. BentoML's own `/livez` says whether the process lives."""
+class Health:
+    """Answers 200, or 503 with the reason. BentoML's own `/livez` says whether the process lives."""
 
-    def ready(call: Call) -> Reply:
-        why = door.unready
+    prefix = "/readyz"
+
+    def __init__(self, unready: Callable[[], str | None]) -> None:
+        """`unready` says why others should be asked in this gateway's place; None: it is ready."""
+        self._unready = unready
+        self._handlers = {("GET", ""): self._ready}
+
+    def answer(self, request: Request) -> Response:
+        """The response to a request under the prefix. Raises Problem (405)."""
+        return (self._handlers.get((request.method, "")) or otherwise(self._handlers, "", request))()
+
+    def _ready(self) -> Response:
+        why = self._unready()
         if why is None:
-            return Reply(200, b"\n", _TEXT)
+            return Response(200, b"\n", _TEXT)
         problem = Problem(503, "not_ready", why, retry_after=1)
-        return Reply(503, problem.body(), CONTENT_TYPE, problem.headers())
-
-    handlers = {("GET", ""): ready}
-    return lambda call: (handlers.get((call.method, "")) or otherwise(handlers, "", call))(call)
+        return Response(503, problem.body(), CONTENT_TYPE, problem.headers())

@@ -11,7 +11,7 @@ import yaml
 
 from bentos.gateway import schemas as wire
 from bentos.http.oip import schemas as messages
-from bentos.http.router import MAX_LOG
+from bentos.http.v1 import MAX_LOG
 
 Document = dict[str, Any]
 

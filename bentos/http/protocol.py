@@ -28,8 +28,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from bentos.errors import Problem
 from bentos.event_loop import rest
 from bentos.http.cache import Head, Heads
-from bentos.http.coalescing import Together
-from bentos.http.router import JSON, MAX_BODY, Call, Door, Reply, too_large
+from bentos.http.coalescing import Coalescing
+from bentos.http.messages import JSON, MAX_BODY, Request, Response, too_large
+from bentos.http.router import Router
 
 MAX_HEAD = 64 * 2**10
 """Most bytes of a request's line and headers together."""
@@ -61,7 +62,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
-        self.task: asyncio.Task[Reply] | None = None
+        self.task: asyncio.Task[Response] | None = None
 
     @property
     def message_event(self) -> Exchange:
@@ -75,19 +76,21 @@ class Exchange:
 
 
 class SwiftProtocol(HttpToolsProtocol):
-    """One connection. `door` is set by the subclass that `to` makes."""
+    """One connection. `router` is set by the subclass that `to` makes."""
 
-    door: Door
+    router: Router
     heads: Heads
-    together: Together
+    coalescing: Coalescing
     _open: WeakSet[SwiftProtocol]
     _sweeping: asyncio.TimerHandle | None = None
 
     @classmethod
-    def to(cls, door: Door) -> type[SwiftProtocol]:
-        """The protocol of connections that lead to `door`."""
+    def to(cls, router: Router) -> type[SwiftProtocol]:
+        """The protocol of connections that lead to `router`."""
         return type(
-            "Protocol", (cls,), {"door": door, "heads": Heads(), "together": Together(door), "_open": WeakSet()}
+            "Protocol",
+            (cls,),
+            {"router": router, "heads": Heads(), "coalescing": Coalescing(router), "_open": WeakSet()},
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -159,17 +162,17 @@ class SwiftProtocol(HttpToolsProtocol):
         self.headers = head.headers  # type: ignore[assignment]
         exchange = Exchange(head.method, head.path, head.query, not self._ending)
         self.cycle = self._exchange = exchange  # type: ignore[assignment]
-        call = Call(head.method, head.path, head.query, head.headers, body)
+        request = Request(head.method, head.path, head.query, head.headers, body)
         if head.decides:
-            self.together.add(self.loop, call, partial(self._decided, exchange, call))
+            self.coalescing.add(self.loop, request, partial(self._decided, exchange, request))
         else:
-            self._ask(exchange, call)
+            self._ask(exchange, request)
 
-    def _decided(self, exchange: Exchange, call: Call, reply: Reply | None) -> None:
-        if reply is None:
-            self._ask(exchange, call)
+    def _decided(self, exchange: Exchange, request: Request, response: Response | None) -> None:
+        if response is None:
+            self._ask(exchange, request)
         else:
-            self._reply(exchange, reply)
+            self._reply(exchange, response)
 
     def on_message_begin(self) -> None:
         """A request begins. uvicorn's scope is made only for those that go its way."""
@@ -194,7 +197,7 @@ class SwiftProtocol(HttpToolsProtocol):
         url, _, query = self.url.partition(b"?")
         path, method = url.decode("latin-1"), self.parser.get_method()
         free = (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
-        if not (free and self.door.knows(path) and method in _METHODS) or self._extraordinary():
+        if not (free and self.router.knows(path) and method in _METHODS) or self._extraordinary():
             self._go_uvicorns_way()
             return
         keep_alive = not self._ending and self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
@@ -227,11 +230,11 @@ class SwiftProtocol(HttpToolsProtocol):
             return
         pieces, self._body = self._body, []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._ask(exchange, Call(exchange.method, exchange.path, exchange.query, self.headers, body))
+        self._ask(exchange, Request(exchange.method, exchange.path, exchange.query, self.headers, body))
 
-    def _ask(self, exchange: Exchange, call: Call) -> None:
-        answer = self.door.answer(call)
-        if isinstance(answer, Reply):
+    def _ask(self, exchange: Exchange, request: Request) -> None:
+        answer = self.router.answer(request)
+        if isinstance(answer, Response):
             self._reply(exchange, answer)
             return
         if exchange.path.endswith(_SWIFT):
@@ -262,17 +265,17 @@ class SwiftProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _answered(self, exchange: Exchange, task: asyncio.Task[Reply]) -> None:
+    def _answered(self, exchange: Exchange, task: asyncio.Task[Response]) -> None:
         self.tasks.discard(cast(Any, task))
         if not task.cancelled():
             self._reply(exchange, task.result())
 
-    def _reply(self, exchange: Exchange, reply: Reply) -> None:
+    def _reply(self, exchange: Exchange, response: Response) -> None:
         exchange.response_complete = True
         self.server_state.total_requests += 1
         if exchange.disconnected or self.transport.is_closing():
             return
-        self.transport.write(self._written(reply, exchange.keep_alive))
+        self.transport.write(self._written(response, exchange.keep_alive))
         if not exchange.keep_alive:
             self.transport.close()
         elif self.pipeline:
@@ -281,7 +284,7 @@ class SwiftProtocol(HttpToolsProtocol):
         else:
             self._idle_since = self.loop.time()
 
-    def _written(self, reply: Reply, keep_alive: bool) -> bytes:
+    def _written(self, response: Response, keep_alive: bool) -> bytes:
         """The response as bytes."""
         fixed = self.server_state.default_headers
         if fixed is not self._fixed_of:
@@ -289,17 +292,17 @@ class SwiftProtocol(HttpToolsProtocol):
             self._fixed = b"".join(b"%b: %b\r\n" % header for header in fixed)
             self._good = b"%b%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[200], self._fixed, JSON)
             self._fixed_of = fixed
-        body = reply.body
-        if keep_alive and reply.status == 200 and reply.content_type is JSON and not reply.headers:
+        body = response.body
+        if keep_alive and response.status == 200 and response.content_type is JSON and not response.headers:
             return b"%b%d\r\n\r\n%b" % (self._good, len(body), body)
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n" % (
-            STATUS_LINE[reply.status],
+            STATUS_LINE[response.status],
             self._fixed,
-            reply.content_type,
+            response.content_type,
             len(body),
         )
-        if reply.headers:
-            head += b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+        if response.headers:
+            head += b"".join(b"%b: %b\r\n" % header for header in response.headers)
         if not keep_alive:
             head += b"connection: close\r\n"
         return head + b"\r\n" + body
@@ -310,12 +313,12 @@ class SwiftProtocol(HttpToolsProtocol):
         exchange.keep_alive = False
         self._exchange = exchange
         self._in_head, self._began = False, 0.0
-        self._reply(exchange, self.door.refuse(problem, exchange.method, exchange.path))
+        self._reply(exchange, self.router.refuse(problem, exchange.method, exchange.path))
 
     def shutdown(self) -> None:
         """The server ends: what is under way or comes within `DRAIN_SECONDS` is answered, then the connection ends."""
         self._ending = True
-        self.door.end()
+        self.router.end()
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(DRAIN_SECONDS, super().shutdown)
         else:

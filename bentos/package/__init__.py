@@ -11,19 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bentos.package.loader import (
+    from bentos.package.digests import (
         BASELINE,
         MANIFEST,
-        Baseline,
-        Policy,
         digest_files,
-        load,
         read_manifest,
-        session_options,
         sha256,
         verify_file,
         write_manifest,
     )
+    from bentos.package.loader import load
     from bentos.package.manifest import (
         SCHEMA_VERSION,
         File,
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
         encode_manifest,
     )
     from bentos.package.safety import Safety
+    from bentos.package.session import Baseline, Policy, session_options
 
 __all__ = [
     "BASELINE",
@@ -66,7 +64,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for module in ("manifest", "safety", "loader"):
+        for module in ("manifest", "safety", "digests", "session", "loader"):
             found = vars(import_module(f"{__name__}.{module}"))
             if name in found:
                 return found[name]

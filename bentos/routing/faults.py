@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class Faults:
         return len(killed) >= DEATHS
 
     def withdrawn(
-        self, policy: str, champion: str | None, canary: Canary | None, loaded: dict[str, Version]
+        self, policy: str, champion: str | None, canary: Canary | None, loaded: Mapping[str, Version]
     ) -> frozenset[str]:
         """Versions that must not decide now, the champion never among them.
 

@@ -3,83 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Protocol
 
 from bentos import logs
-from bentos.canary import Canary
-from bentos.package.loader import Policy, Unopened, load, read_manifest
-from bentos.package.manifest import PackageError
-from bentos.routing.faults import QUARANTINE
-from bentos.routing.package_cache import PackageCache
+from bentos.routing.faults import QUARANTINE, Faults
+from bentos.routing.loader import Loader, Wanted
 from bentos.routing.peers import Peers
-from bentos.routing.plan import Plan, Quarantined, digest_of, plan
+from bentos.routing.plan import Plan, digest_of, plan
 from bentos.routing.registry import Picture, Registry, RegistryDown
 from bentos.routing.route import Route
 from bentos.routing.state import Draining, Kept, LastGood
 from bentos.routing.status import fitting, number, shown
 from bentos.routing.version import Version, same_questions
-from bentos.runners.crash_marks import Mark, Suspect
 
-_RETRY_SECONDS = 30.0
 _REFRESH_POLLS = 5
 _START_TIMEOUT = 1.5
-_RETIRE_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
 """How soon it is looked again whether the other workers have loaded what is to be routed."""
 
-Assemble = Callable[[Path], Version]
-BuildVersion = Callable[[str, str, Policy, str], Version]
-Refused = Callable[[str, str, str, str], None]
-Withdrawn = Callable[[str, str | None, Canary | None, dict[str, Version]], frozenset[str]]
+
+class Routing(Protocol):
+    """What decides by the routes that are followed."""
+
+    def route(self, route: Route) -> None:
+        """Take over a policy's new route."""
+        ...
+
+    def drop(self, policy: str) -> None:
+        """Forget a policy that the registry no longer has."""
+        ...
 
 
 class Follower:
-    """Polls the registry, loads versions off the event loop, and swaps routes atomically."""
+    """Polls the registry, has versions loaded off the event loop, and swaps routes atomically."""
 
     def __init__(
-        self,
-        registry: Registry,
-        directory: Path,
-        peers: Peers,
-        *,
-        build: BuildVersion,
-        routed: Callable[[Route], None],
-        dropped: Callable[[str], None],
-        refused: Refused,
-        withdrawn: Withdrawn,
-        quarantined: Quarantined,
-        mark: Callable[[Suspect], Mark | None],
-        unmark: Callable[[Suspect], None],
+        self, registry: Registry, last_good: Kept, peers: Peers, loader: Loader, faults: Faults, routing: Routing
     ) -> None:
         """`peers` are the other workers: a version gets no new episodes before they are done loading it.
 
-        `build` makes a Version from a verified package (in a thread); `routed` and `dropped` hear of routes.
-
-        `refused` hears once of each version that is not routed; `withdrawn` names the versions that must not decide,
-        `quarantined` says which packages must not even be loaded. What is not promoted is on probation: it is loaded,
-        and decides, under its `mark`, until `unmark`.
+        `faults` says which packages must not even be loaded, and which versions must not decide.
         """
         self._registry = registry
+        self._kept = last_good
         self._peers = peers
-        self._packages = PackageCache(directory / "packages")
-        self._kept = Kept(directory / "state.json")
-        self._build = build
-        self._routed = routed
-        self._dropped = dropped
-        self._refuse = refused
-        self._withdrawn = withdrawn
-        self._quarantined = quarantined
-        self._mark = mark
-        self._unmark = unmark
+        self._loader = loader
+        self._faults = faults
+        self._routing = routing
         self._pictures: dict[str, Picture] = {}
-        self._loaded: dict[str, dict[str, Version]] = {}
         self._draining: dict[str, dict[str, Draining]] = {}
         self._serving: dict[str, tuple[str, str]] = {}
-        self._reasons: dict[tuple[str, str, str], tuple[str, float]] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._first: list[asyncio.Task[None]] = []
         self._routes: dict[str, Route] = {}
@@ -110,9 +85,7 @@ class Follower:
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        for versions in self._loaded.values():
-            for version in versions.values():
-                version.close()
+        self._loader.close()
         self._peers.close()
         await self._registry.close()
 
@@ -151,108 +124,59 @@ class Follower:
             self._take(self._pictures[policy])
 
     def _take(self, picture: Picture) -> None:
-        self._pictures[picture.policy] = picture
-        asked = plan(picture, self._quarantined)
+        policy = picture.policy
+        self._pictures[policy] = picture
+        asked = plan(picture, self._faults.quarantined)
         for version in asked.wanted:
             self._want(picture, version)
-        serving = self._serving.get(picture.policy)
-        for version in {*self._draining.get(picture.policy, {}), *([serving[0]] if serving else [])}:
+        serving = self._serving.get(policy)
+        for version in {*self._draining.get(policy, {}), *([serving[0]] if serving else [])}:
             if version not in asked.wanted:
                 self._want(picture, version)
         if asked.champion is None and picture.newest and asked.refused.get(picture.newest) == QUARANTINE:
             self._want(picture, picture.newest)  # at least its fallback
         for version, reason in asked.refused.items():
-            if version not in self._loaded.get(picture.policy, {}):  # else it was routable, and is draining
-                self._note_refusal(picture.policy, version, digest_of(picture, version), reason)
-        self._route(picture.policy)
+            if version not in self._loader.loaded(policy):  # else it was routable, and is draining
+                self._loader.refuse(policy, version, digest_of(picture, version), reason)
+        self._route(policy)
 
     def _want(self, picture: Picture, version: str) -> None:
         policy = picture.policy
         tags = picture.versions.get(version, {})
         digest = tags.get("package_sha256") or self._digest_of_old(policy, version)
         promoted = tags.get("validation_status") == "promoted"
-        quarantined = self._quarantined(digest) and not promoted
-        have = self._loaded.get(policy, {}).get(version)
-        fits = have is not None and have.package_sha256 == digest and (quarantined or not have.unopened)
-        if fits or (policy, version) in self._loading or (quarantined and picture.champion is not None):
+        quarantined = self._faults.quarantined(digest) and not promoted
+        wanted = Wanted(policy, version, tags.get("package_uri", ""), digest, promoted, quarantined)
+        if (policy, version) in self._loading or (quarantined and picture.champion is not None):
             return
-        reason = self._reasons.get((policy, version, digest))
-        if reason is not None and time.monotonic() - reason[1] < _RETRY_SECONDS:
-            return
-        mark = None if promoted or quarantined else self._mark(Suspect(policy, version, digest))
-        assemble = functools.partial(self._assemble, policy, version, digest, mark, not quarantined)
-        task = asyncio.create_task(self._load(policy, version, tags.get("package_uri", ""), digest, assemble))
-        self._loading[policy, version] = task
+        if self._loader.needs(wanted):
+            self._loading[policy, version] = asyncio.create_task(self._load(wanted))
 
     def _digest_of_old(self, policy: str, version: str) -> str:
         draining = self._draining.get(policy, {}).get(version)
         name, digest = self._serving.get(policy, ("", ""))
         return draining.package_sha256 if draining else digest if name == version else ""
 
-    async def _load(self, policy: str, version: str, uri: str, digest: str, assemble: Assemble) -> None:
+    async def _load(self, wanted: Wanted) -> None:
         try:
-            if not digest:
-                raise PackageError("the version has no package_sha256 tag")
-            directory = await self._registry.fetch_package(uri, digest, self._packages.directory)
-            self._packages.used(directory)
-            built = await asyncio.to_thread(assemble, directory)
-        except PackageError as error:
-            self._unmark(Suspect(policy, version, digest))
-            self._note_refusal(policy, version, digest, str(error))
-        except (RegistryDown, OSError) as error:
-            self._unmark(Suspect(policy, version, digest))
-            logs.warning("package not fetched", policy=policy, version=version, detail=str(error))
-        else:
-            replaced = self._loaded.setdefault(policy, {}).get(version)
-            self._loaded[policy][version] = built
-            self._reasons.pop((policy, version, digest), None)
-            if replaced is not None:
-                self._unload(policy, replaced)
-            self._peers.done(_key(policy, version, digest))
-            logs.info("version loaded", policy=policy, version=version, package_sha256=digest)
+            await self._loader.load(wanted)
         finally:
-            self._loading.pop((policy, version), None)
-        if policy in self._pictures:
-            self._route(policy)
-        for gone in await asyncio.to_thread(self._packages.evict, self._needed()):
-            logs.info("package evicted", package_sha256=gone)
+            self._loading.pop((wanted.policy, wanted.version), None)
+        if wanted.policy in self._pictures:
+            self._route(wanted.policy)
+        await self._loader.evict(self._needed())
 
     def _needed(self) -> set[str]:
-        """The digests of packages that are loaded, or would be after a start, with the registry or without."""
-        needed = {one.package_sha256 for loaded in self._loaded.values() for one in loaded.values()}
-        needed |= {one.package_sha256 for draining in self._draining.values() for one in draining.values()}
+        """The digests of packages that would be loaded after a start, with the registry or without."""
+        needed = {one.package_sha256 for draining in self._draining.values() for one in draining.values()}
         needed |= {digest for _, digest in self._serving.values()}
         return needed | {digest_of(seen, version) for seen in self._pictures.values() for version in seen.versions}
-
-    def _assemble(
-        self, policy: str, version: str, digest: str, mark: Mark | None, opened: bool, directory: Path
-    ) -> Version:
-        """A version from its package's directory, made under its mark; not `opened`: for its fallback alone."""
-        with mark or contextlib.nullcontext():
-            package = (
-                load(directory, digest, provider=None)
-                if opened
-                else Unopened(directory, read_manifest(directory, digest))
-            )
-            if package.manifest.name != policy:
-                raise PackageError(f"the package is of policy {package.manifest.name!r}, not of {policy!r}")
-            built = self._build(policy, version, package, digest)
-        built.infer.mark = mark
-        return built
-
-    def _note_refusal(self, policy: str, version: str, digest: str, reason: str) -> None:
-        known = self._reasons.get((policy, version, digest))
-        self._reasons[policy, version, digest] = (reason, time.monotonic())
-        self._peers.done(_key(policy, version, digest))
-        if known is None or known[0] != reason:
-            logs.warning("version refused", policy=policy, version=version, package_sha256=digest, detail=reason)
-            self._refuse(policy, version, digest, reason)
 
     def _route(self, policy: str) -> None:
         """Build the policy's route from its picture and what is loaded, and swap it in if anything changed."""
         picture = self._pictures[policy]
-        asked = plan(picture, self._quarantined)
-        loaded = self._loaded.get(policy, {})
+        asked = plan(picture, self._faults.quarantined)
+        loaded = self._loader.loaded(policy)
         fits = fitting(picture, loaded)
         old = self._routes.get(policy)
         champion = self._champion(policy, asked, fits, old)
@@ -277,13 +201,13 @@ class Follower:
             previous=picture.previous,
             canary=canary,
             versions=dict(loaded),
-            withdrawn=self._withdrawn(policy, champion.name if champion else None, canary, loaded),
+            withdrawn=self._faults.withdrawn(policy, champion.name if champion else None, canary, loaded),
             provider=provider,
-            shown=shown(picture, asked, loaded, self._quarantined, self._reason, problem),
+            shown=shown(picture, asked, loaded, self._faults.quarantined, self._loader.refusal, problem),
         )
         if old is None or not _same(old, route):
             self._routes[policy] = route
-            self._routed(route)
+            self._routing.route(route)
             logs.info(
                 "route changed",
                 policy=policy,
@@ -301,7 +225,7 @@ class Follower:
         champion = None if asked.champion in asked.refused else fits.get(asked.champion)
         last = old.champion if old is not None else None
         if last is None and policy in self._serving:
-            last = self._loaded.get(policy, {}).get(self._serving[policy][0])
+            last = self._loader.loaded(policy).get(self._serving[policy][0])
         if champion is None or (champion is not last and not self._everywhere(policy, champion, elsewhere=False)):
             champion = last
         if champion is not None:
@@ -310,7 +234,7 @@ class Follower:
 
     def _everywhere(self, policy: str, version: Version, elsewhere: bool) -> bool:
         """Whether all workers can answer for a version; as long as not, the policy is looked at again soon."""
-        if self._peers.everywhere(_key(policy, version.name, version.package_sha256), elsewhere):
+        if self._loader.everywhere(policy, version, elsewhere):
             return True
         if policy not in self._looks:
             self._looks[policy] = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_again, policy)
@@ -320,15 +244,14 @@ class Follower:
         del self._looks[policy]
         self.reroute(policy)
 
-    def _trust(self, picture: Picture, loaded: dict[str, Version], champion: Version | None) -> None:
-        """End the probation of versions that were promoted: a worker that dies while they are at work is no news."""
+    def _trust(self, picture: Picture, loaded: Mapping[str, Version], champion: Version | None) -> None:
+        """End the probation of versions that were promoted."""
         for name, version in loaded.items():
             promoted = picture.versions.get(name, {}).get("validation_status") == "promoted"
-            if (promoted or version is champion) and version.infer.mark is not None:
-                version.infer.mark = None
-                self._unmark(Suspect(picture.policy, name, version.package_sha256))
+            if promoted or version is champion:
+                self._loader.trust(picture.policy, version)
 
-    def _drain(self, policy: str, asked: Plan, loaded: dict[str, Version], champion: Version | None) -> None:
+    def _drain(self, policy: str, asked: Plan, loaded: Mapping[str, Version], champion: Version | None) -> None:
         draining = self._draining.setdefault(policy, {})
         for name, version in loaded.items():
             if name in asked.wanted or version is champion:
@@ -345,12 +268,9 @@ class Follower:
                 if self._is_last_resort(policy, name):
                     continue
                 del draining[name]
-                version = self._loaded.get(policy, {}).pop(name, None)
+                self._loader.unload(policy, name)
                 if policy in self._pictures:
                     self._route(policy)
-                if version is not None:
-                    self._unload(policy, version)
-                    logs.info("version unloaded", policy=policy, version=name)
 
     def _is_last_resort(self, policy: str, name: str) -> bool:
         """Whether, without a champion, the version's fallback is what answers: then it stays, whatever its age."""
@@ -364,30 +284,13 @@ class Follower:
         self._routes.pop(policy, None)
         self._draining.pop(policy, None)
         self._serving.pop(policy, None)
-        for version in self._loaded.pop(policy, {}).values():
-            self._unload(policy, version)
-        self._dropped(policy)
+        self._loader.forget(policy)
+        self._routing.drop(policy)
         logs.info("policy gone", policy=policy)
-
-    def _unload(self, policy: str, version: Version) -> None:
-        """Close a version once the requests that already hold its route are surely done."""
-        self._unmark(Suspect(policy, version.name, version.package_sha256))
-        self._peers.forget(_key(policy, version.name, version.package_sha256))
-        asyncio.get_running_loop().call_later(_RETIRE_SECONDS, version.close)
-
-    def _reason(self, policy: str, version: str, digest: str) -> str | None:
-        """Why a version is refused, if it is."""
-        reason = self._reasons.get((policy, version, digest))
-        return None if reason is None else reason[0]
 
     async def _settle(self) -> None:
         while self._loading:
             await asyncio.wait(self._loading.values())
-
-
-def _key(policy: str, version: str, digest: str) -> str:
-    """What the workers call a version among themselves."""
-    return f"{policy}/{version}/{digest}"
 
 
 def _same(old: Route, new: Route) -> bool:

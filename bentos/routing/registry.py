@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from bentos.http_client import mlflow_login, trusted
-from bentos.package.loader import BASELINE, MANIFEST, verify_file
+from bentos.package.digests import BASELINE, MANIFEST, verify_file
 from bentos.package.manifest import Manifest, PackageError, decode_manifest
 
 _DIGEST = re.compile("[0-9a-f]{64}")

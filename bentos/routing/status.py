@@ -52,4 +52,4 @@ def fitting(picture: Picture, loaded: Mapping[str, Version]) -> dict[str, Versio
 
 def number(version: str) -> tuple[int, str]:
     """Sorts the registry's numbers as numbers, anything else before them."""
-    return (int(version), "") if version.isdigit() else (-1, version)
+    return (int(version), "") if version.isdecimal() else (-1, version)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from bentos.package import hooks
-from bentos.package.loader import Policy, Unopened, load
+from bentos.package.loader import Unopened, load
 from bentos.package.manifest import Manifest, PackageError, Space
+from bentos.package.session import Policy
 from bentos.rows import Array
 from bentos.runners import Runner, explore
 from bentos.runners.batch import Batch

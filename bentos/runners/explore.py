@@ -8,7 +8,7 @@ import numpy as np
 
 from bentos.package.distributions import Categorical, distribution_of
 from bentos.package.interface import NEXT
-from bentos.package.loader import Policy
+from bentos.package.session import Policy
 from bentos.rows import POLICY, Array, Decision, Rows
 from bentos.runners.infer import Infer
 

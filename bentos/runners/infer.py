@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bentos.package.interface import NEXT
-from bentos.package.loader import Policy
+from bentos.package.session import Policy
 from bentos.rows import POLICY, Array, Decision, Rows
 from bentos.runners.crash_marks import Mark
 

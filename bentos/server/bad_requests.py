@@ -8,8 +8,8 @@ from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 
 from bentos import logs
+from bentos.server import patches
 
-_LOGGER = "bentoml._internal.server.http_app"
 _BAD_REQUEST, _INTERNAL_ERROR = 400, 500
 
 
@@ -35,4 +35,4 @@ class BadRequests(logging.Filter):
 
 def log_as_lines() -> None:
     """Have this process log bad requests so."""
-    logging.getLogger(_LOGGER).addFilter(BadRequests())
+    logging.getLogger(patches.BAD_REQUESTS_LOGGER).addFilter(BadRequests())

@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bentoml._internal.container import BentoMLContainer
-from circus import process as supervision
-from circus.util import _setproctitle
 
-_WORKER = "_bentoml_impl.worker.service"
+from bentos.server import patches
+
 _NEEDED = (
-    "_bentoml_impl.worker.patch",
-    "_bentoml_impl.server.app",
-    "_bentoml_impl.client",
+    *patches.WORKER_IMPORTS,
     "opentelemetry.instrumentation.asgi",
     "opentelemetry.sdk.trace",
     "uvicorn.lifespan.on",
@@ -47,7 +43,7 @@ def possible() -> bool:
 def prepare() -> None:
     """Import what workers need. Call it before the process that keeps them starts the first."""
     # prometheus_client decides at its import whether several processes count together
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", BentoMLContainer.prometheus_multiproc_dir.get())
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", patches.metrics_directory())
     gc.disable()
     for module in _NEEDED:
         importlib.import_module(module)
@@ -71,13 +67,13 @@ class Copy(psutil.Process):
         return self.returncode
 
 
-class ForkedProcess(supervision.Process):
+class ForkedProcess(patches.Process):
     """What Circus keeps of a worker: started as a copy where it is one of BentoML's, else as Circus does it."""
 
     def spawn(self) -> None:
         """Start it."""
         command = self.format_args(sockets_fds=self._get_sockets_fds())
-        if command[:3] != [sys.executable, "-m", _WORKER]:
+        if command[:3] != [sys.executable, "-m", patches.WORKER]:
             super().spawn()
             return
         self.started = time.time()
@@ -101,9 +97,9 @@ class ForkedProcess(supervision.Process):
             os.chdir(self.working_dir)
             os.environ.clear()
             os.environ.update(self.env)
-            _setproctitle(" ".join(command))
+            patches.set_process_title(" ".join(command))
             sys.argv = command[2:]
-            runpy.run_module(_WORKER, run_name="__main__", alter_sys=True)
+            runpy.run_module(patches.WORKER, run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code
         except BaseException:  # noqa: BLE001 - whatever it is, what follows is the life of the process that was copied

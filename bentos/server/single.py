@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bentos.gateway.engine import Core
-from bentos.package.loader import MANIFEST, load
+from bentos.package.digests import MANIFEST
+from bentos.package.loader import load
 from bentos.routing.route import Route
 
 

@@ -13,17 +13,15 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from bentoml._internal.utils import circus as supervision
-from circus import watcher
 from circus.exc import ConflictError
 
-from bentos.server import forking
+from bentos.server import forking, patches
 
 _BUSY_SECONDS = 0.1
 _KILLED = (os.CLD_KILLED, os.CLD_DUMPED)
 
 
-class AttentiveArbiter(supervision.Arbiter):
+class AttentiveArbiter(patches.Arbiter):
     """Replaces workers that a signal killed when they die. One that ended by itself, as one that cannot start does,
     is left to the look every ten seconds: it would most likely end again."""
 
@@ -63,9 +61,9 @@ class AttentiveArbiter(supervision.Arbiter):
 
 def at_once() -> None:
     """Make the arbiter that BentoML is about to start an attentive one, whose workers start quickly."""
-    supervision.Arbiter = AttentiveArbiter
-    if forking.possible():
-        watcher.Process = forking.ForkedProcess
+    forked = forking.possible()
+    patches.keep_workers_with(AttentiveArbiter, forking.ForkedProcess if forked else None)
+    if forked:
         forking.prepare()
 
 

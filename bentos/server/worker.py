@@ -6,7 +6,8 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,16 @@ import sqlalchemy as sa
 from bentos import logs
 from bentos import settings as home
 from bentos.gateway.engine import Core
-from bentos.gateway.episodes import Reports
-from bentos.gateway.overrides import Overriding
-from bentos.gateway.status import Views
+from bentos.gateway.gateway import Gateway
 from bentos.routing import faults
+from bentos.routing.fault_reports import FaultReports
 from bentos.routing.faults import Event, Faults
 from bentos.routing.follower import Follower
+from bentos.routing.loader import Loader
+from bentos.routing.package_cache import PackageCache
 from bentos.routing.peers import Peers
 from bentos.routing.registry import Registry
+from bentos.routing.state import Kept
 from bentos.routing.version import Version
 from bentos.runners import crash_marks as quarantine
 from bentos.runners.crash_marks import Marks
@@ -46,7 +49,7 @@ _START_TIMEOUT = 1.5
 
 
 class Worker:
-    """One gateway process: builds the core, runs its loops, and takes all down again in order."""
+    """One gateway process: builds the gateway, runs its loops, and takes all down again in order."""
 
     def __init__(self) -> None:
         directory = home.home() / "gateway"
@@ -59,11 +62,10 @@ class Worker:
             Overrides(directory / "overrides.json"),
             journal,
             Faults(directory / "faults.json"),
+            breaker_opened=self._breaker_opened,
+            unheard=self._unheard,
         )
-        self.core.on_breaker = self._breaker_opened
-        self.reports = Reports(self.core)
-        self.overriding = Overriding(self.core)
-        self.views = Views(self.core, url)
+        self._fault_reports = FaultReports(self.core.writer, self.core.worker)
         self._directory = directory
         self._url = url
         self._follower: Follower | None = None
@@ -71,13 +73,20 @@ class Worker:
         self._metrics: Metrics | None = None
         self._retention = Retention()
         self._tasks: list[asyncio.Task[None]] = []
-        self._events: set[asyncio.Task[None]] = set()
 
-    async def start(self, package: single.Package | None) -> None:
-        """Load what is to be served and start the loops. With `package` that one version, else what the registry says.
+    @asynccontextmanager
+    async def running(self, package: single.Package | None) -> AsyncIterator[Gateway]:
+        """The gateway, while it runs: with `package` of that one version, else of what the registry says.
 
         Raises PackageError when the one package cannot be served.
         """
+        gateway = await self._start(package)
+        try:
+            yield gateway
+        finally:
+            await self._stop()
+
+    async def _start(self, package: single.Package | None) -> Gateway:
         self._metrics = Metrics()
         try:
             async with asyncio.timeout(_START_TIMEOUT):
@@ -87,24 +96,7 @@ class Worker:
         if package is not None:
             self.core.route(await asyncio.to_thread(single.route, self.core, package))
         else:
-            marks = self._directory / "marks"
-            self._marks = Marks(marks, self.core.worker)
-            living = partial(quarantine.living, marks)
-            self._follower = Follower(
-                Registry(home.mlflow_url()),
-                self._directory,
-                Peers(self._directory / "peers", self.core.worker, living, grace=2 * home.poll_seconds()),
-                build=self.core.build,
-                routed=self.core.route,
-                dropped=self.core.drop,
-                refused=self._refused,
-                withdrawn=self.core.withdrawn,
-                quarantined=self.core.faults.quarantined,
-                mark=self._marks.of,
-                unmark=self._marks.release,
-            )
-            follower = self._follower
-            self.core.unheard = lambda: not follower.seen_at
+            self._follower = self._following()
             await self._follower.start()
             self._loop("registry", self._follower.poll, home.poll_seconds())
         self._loop("database", self._read_database, _SECOND)
@@ -114,12 +106,24 @@ class Worker:
         self._loop("retention", self._retain, _RETENTION_SECONDS)
         settle()
         logs.info("gateway started", mode="single" if package else "gateway", policies=sorted(self.core.routes))
+        return Gateway(self.core, self._url, self._follower)
 
-    async def stop(self) -> None:
+    def _following(self) -> Follower:
+        core, directory = self.core, self._directory
+        registry = Registry(home.mlflow_url())
+        self._marks = Marks(directory / "marks", core.worker)
+        living = partial(quarantine.living, directory / "marks")
+        peers = Peers(directory / "peers", core.worker, living, grace=2 * home.poll_seconds())
+        packages = PackageCache(directory / "packages")
+        loader = Loader(registry, packages, peers, self._marks, core, self._fault_reports)
+        return Follower(registry, Kept(directory / "state.json"), peers, loader, core.faults, core)
+
+    async def _stop(self) -> None:
         """Stop the loops, store what was counted, and close the database."""
-        for task in (*self._tasks, *self._events):
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._events, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fault_reports.close()
         await self._write_journal()
         await self._flush()
         if self._follower is not None:
@@ -129,22 +133,8 @@ class Worker:
             self._marks.close()
         logs.info("gateway stopped")
 
-    def unready(self) -> str | None:
-        """Why others should be asked in this gateway's place; None: it is ready."""
-        if self.core.unheard() and not self.core.routes:
-            return "this gateway has not heard from the registry yet, and knows of no policy from before"
-        if self._follower is not None and self._follower.beginning:
-            missing = sorted(policy for policy, route in self.core.routes.items() if route.manifest is None)
-            if missing:
-                return f"this gateway is loading its first packages, and has none yet of {', '.join(missing[:20])}"
-        return None
-
-    def registry(self) -> dict[str, Any]:
-        """Whether the registry answers, and how old its last answer is (s); null where it is not followed or unseen."""
-        if self._follower is None:
-            return {"ok": True, "age_seconds": None}
-        seen = self._follower.seen_at
-        return {"ok": self._follower.ok, "age_seconds": time.time() - seen if seen else None}
+    def _unheard(self) -> bool:
+        return self._follower is not None and not self._follower.seen_at
 
     def _loop(self, name: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         async def run() -> None:
@@ -158,21 +148,8 @@ class Worker:
 
         self._tasks.append(asyncio.create_task(run(), name=f"airlock-{name}"))
 
-    def _event(self, policy: str, version: str, digest: str, kind: str, detail: str) -> None:
-        async def record() -> None:
-            # peers and the canary's judge must hear of it, be it late
-            while not await self.core.record_fault(policy, version, digest, kind, detail):
-                await asyncio.sleep(_SECOND)
-
-        task = asyncio.get_running_loop().create_task(record())
-        self._events.add(task)
-        task.add_done_callback(self._events.discard)
-
-    def _refused(self, policy: str, version: str, digest: str, reason: str) -> None:
-        self._event(policy, version, digest, faults.REFUSED, reason)
-
     def _breaker_opened(self, policy: str, version: Version, reason: str) -> None:
-        self._event(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, reason)
+        self._fault_reports.report(policy, version.name, version.package_sha256, faults.BREAKER_OPEN, reason)
         if self._follower is not None:
             self._follower.reroute(policy)
 

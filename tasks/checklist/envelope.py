@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bentos.package.action_masks import Masks
-from bentos.package.loader import Policy
+from bentos.package.session import Policy
 from tasks.checklist.fuzz import extreme_questions
 from tasks.checklist.served import Served
 from tasks.checklist.types import Finding

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bentos.package.loader import Policy, verify_file
+from bentos.package.digests import verify_file
+from bentos.package.session import Policy
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import Reading
 from tasks.build.export.graph import cast

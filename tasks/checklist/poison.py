@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bentos.package.loader import MANIFEST, digest_files, write_manifest
+from bentos.package.digests import MANIFEST, digest_files, write_manifest
 from bentos.package.manifest import Manifest
 from tasks.inputs import Array, Inputs, only_observations
 

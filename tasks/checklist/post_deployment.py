@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from bentos import settings as home
-from bentos.package.loader import Policy
 from bentos.package.manifest import Manifest
+from bentos.package.session import Policy
 from bentos.store import tables as store
 from tasks.alerts import readings
 from tasks.canary.champion_returns import LATEST

@@ -9,8 +9,8 @@ from types import TracebackType
 
 import msgspec
 
-from bentos.package.loader import Policy
 from bentos.package.manifest import Manifest
+from bentos.package.session import Policy
 from bentos.routing.version import same_questions
 from tasks.build.packaging import scratch_server as server
 from tasks.build.packaging.scratch_server import Server

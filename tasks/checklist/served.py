@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 
 from bentos.http_client import trusted
-from bentos.package.loader import Policy, load
+from bentos.package.loader import load
+from bentos.package.session import Policy
 from tasks.build.packaging.scratch_server import Server
 from tasks.checklist.fuzz import bad_requests
 from tasks.checklist.types import Finding

@@ -100,7 +100,7 @@ def serve(
 
 def _servable(what: str) -> tuple[str, dict[str, str]]:
     """What to give to `bentoml serve`, and the variables it needs."""
-    from bentos.package.loader import MANIFEST
+    from bentos.package.digests import MANIFEST
 
     path = Path(what).expanduser().resolve()
     if (path / MANIFEST).is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bentos import settings as home
-from bentos.package.loader import MANIFEST, read_manifest, sha256
+from bentos.package.digests import MANIFEST, read_manifest, sha256
 from bentos.package.manifest import Manifest, Tensor
 from tasks.control.plane import ControlPlane
 from tasks.tracking.release import Release, client

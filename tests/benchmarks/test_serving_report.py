@@ -29,7 +29,7 @@ from benchmarks.serving.peers.table import PEERS
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.slow_policy import Slow
 from benchmarks.serving.startup import Standing, Start
-from bentos.package.loader import read_manifest
+from bentos.package.digests import read_manifest
 from tests.bentos.policy_packages import write_package
 
 

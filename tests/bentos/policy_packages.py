@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bentos.package.digests import BASELINE, digest_files, write_manifest
 from bentos.package.hooks import HOOK_FILE
-from bentos.package.loader import BASELINE, digest_files, write_manifest
 from bentos.package.manifest import Manifest, Outcomes, Serve, Space, Tensor
 from bentos.package.safety import Safety
 

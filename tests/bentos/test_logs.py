@@ -8,7 +8,8 @@ import pytest
 
 from bentos import logs
 from bentos.http.auth import Guard
-from bentos.http.router import Call, Door, Reply
+from bentos.http.messages import Request, Response
+from bentos.http.router import Router
 from bentos.logs import Quota
 
 
@@ -25,11 +26,11 @@ def test_refusals_by_the_thousand_are_a_few_lines(caplog: pytest.LogCaptureFixtu
     logger = logging.getLogger(logs.LOGGER)
     logger.addHandler(caplog.handler)
     try:
-        door = Door(Guard("admin"))
+        router = Router(Guard("admin"))
         for number in range(1000):
-            reply = door.answer(Call("GET", f"/nowhere/{number}", b"", (), b""))
-            assert isinstance(reply, Reply)
-            assert reply.status == 404
+            response = router.answer(Request("GET", f"/nowhere/{number}", b"", (), b""))
+            assert isinstance(response, Response)
+            assert response.status == 404
     finally:
         logger.removeHandler(caplog.handler)
     told = [record.fields["times"] for record in caplog.records]  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from time import perf_counter_ns
 import msgspec
 import numpy as np
 
+from bentos.gateway.gateway import Gateway
 from bentos.gateway.schemas import ActRequest
 from bentos.package.loader import load
 from bentos.server.single import Package
@@ -23,10 +24,13 @@ WARM_UP = 500
 
 async def measure(package: Path, calls: int) -> dict[str, list[float]]:
     """Microseconds of every call, by what was called."""
-    worker = Worker()
-    await worker.start(Package(package, "1"))
+    async with Worker().running(Package(package, "1")) as gateway:
+        return await _measure(gateway, package, calls)
+
+
+async def _measure(gateway: Gateway, package: Path, calls: int) -> dict[str, list[float]]:
     policy = load(package)
-    name, act, run = policy.manifest.name, worker.core.act, policy.session.run
+    name, act, run = policy.manifest.name, gateway.core.act, policy.session.run
     observations = np.random.default_rng(0).normal(size=(64, *policy.manifest.inputs[0].shape)).astype(np.float32)
     requests = [ActRequest(observation=row.tolist()) for row in observations]
     feeds = [{"observation": row[np.newaxis]} for row in observations]
@@ -42,7 +46,6 @@ async def measure(package: Path, calls: int) -> dict[str, list[float]]:
         if turn >= WARM_UP:
             taken["session.run"].append((between - start) / 1e3)
             taken["Core.act"].append((end - between) / 1e3)
-    await worker.stop()
     return taken
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest import mock
 
 import onnxruntime as ort
 
 from benchmarks.serving.apps.slow_session import SlowSession
-from bentos.server import factory as process
-from bentos.server import single
+from bentos.gateway import gateway
+from bentos.server import factory, single
 from bentos.server.worker import Worker
 from bentos.service import Gateway
 
@@ -25,13 +27,15 @@ __all__ = ["Gateway"]
 class TwoPolicies(Worker):
     """Loads the slow policy beside the one that it is told to serve."""
 
-    async def start(self, package: single.Package | None) -> None:
+    @asynccontextmanager
+    async def running(self, package: single.Package | None) -> AsyncIterator[gateway.Gateway]:
         """Start as ever, then route the slow policy."""
-        await super().start(package)
-        slow = single.Package(Path(os.environ["BENCHMARK_SLOW_PACKAGE"]), "1")
-        with mock.patch.object(ort, "InferenceSession", SlowSession):
-            self.core.route(await asyncio.to_thread(single.route, self.core, slow))
+        async with super().running(package) as serving:
+            slow = single.Package(Path(os.environ["BENCHMARK_SLOW_PACKAGE"]), "1")
+            with mock.patch.object(ort, "InferenceSession", SlowSession):
+                self.core.route(await asyncio.to_thread(single.route, self.core, slow))
+            yield serving
 
 
 # The service makes its worker itself, so it cannot be handed this one.
-vars(process)["Worker"] = TwoPolicies
+vars(factory)["Worker"] = TwoPolicies

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from bentos.package.loader import session_options
+from bentos.package.session import session_options
 from tasks.inputs import Decide, Inputs, Outputs
 
 _DTYPES = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bentos.package.loader import MANIFEST
+from bentos.package.digests import MANIFEST
 from tasks.errors import Misconfigured
 
 _RENAME_EXCHANGE = 2

@@ -17,8 +17,9 @@ import numpy as np
 import yaml
 
 import bentos
+from bentos.package.digests import MANIFEST, sha256
 from bentos.package.hooks import HOOK_FILE, HOOKS
-from bentos.package.loader import MANIFEST, Policy, sha256
+from bentos.package.session import Policy
 from tasks.build.export import parity
 from tasks.build.packaging.bento_store import POLICY, bento_path, bentoml_home, label
 from tasks.build.packaging.scratch_server import Server
@@ -34,12 +35,14 @@ REQUIREMENTS = (
     "daqp",
     "httptools",
     "httpx",
+    "kantoku",
     "msgspec",
     "numpy",
     "onnxruntime",
     "prometheus-client",
     "psutil",
     "sqlalchemy",
+    "uvicorn",
     "uvloop",
 )
 """What the serving room needs beside bentoml itself: neither a training nor a registry library."""

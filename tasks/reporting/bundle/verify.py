@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bentos.package.loader import sha256, verify_file
+from bentos.package.digests import sha256, verify_file
 from bentos.package.manifest import PackageError, decode_manifest
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.canary import record as judged

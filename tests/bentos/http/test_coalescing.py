@@ -20,7 +20,8 @@ from bentos.gateway.schemas import ActRequest, Started
 from bentos.http import cache as known
 from bentos.http.auth import ClientToken, Guard
 from bentos.http.coalescing import decide
-from bentos.http.router import Call, Door
+from bentos.http.messages import Request
+from bentos.http.router import Router
 from bentos.package.manifest import Serve
 from bentos.rows import Decision, Rows
 from bentos.runners import settled
@@ -260,17 +261,17 @@ def test_versions_that_do_not_gain_are_asked_one_at_a_time(tmp_path: Path, packa
 
 
 def test_paths_of_policies_that_nobody_has_do_not_keep_out_those_of_others() -> None:
-    door = Door(Guard("of-the-admin"))
+    router = Router(Guard("of-the-admin"))
     for path in [*(f"/v1/policies/{number}/act" for number in range(known.MOST + 1)), ACT]:
-        door.answer(Call("POST", path, b"", (), b"{}"))
-    assert door.decides(ACT) == "cartpole"
+        router.answer(Request("POST", path, b"", (), b"{}"))
+    assert router.v1.decides(ACT) == "cartpole"
 
 
 def test_a_request_without_the_clients_token_is_not_decided_with_the_others() -> None:
-    door = Door(Guard("admin", [ClientToken("client", b"secret", None), ClientToken("former", b"old", 1.0)]))
-    asked = {token: Call("POST", ACT, b"", [(b"authorization", b"Bearer " + token)], b"") for token in
+    router = Router(Guard("admin", [ClientToken("client", b"secret", None), ClientToken("former", b"old", 1.0)]))
+    asked = {token: Request("POST", ACT, b"", [(b"authorization", b"Bearer " + token)], b"") for token in
              (b"secret", b"admin", b"wrong", b"old", b"")}  # fmt: skip
-    assert {token: door.admits(call) for token, call in asked.items()} == {
+    assert {token: router.v1.admits(request) for token, request in asked.items()} == {
         b"secret": True,
         b"admin": True,
         b"wrong": False,

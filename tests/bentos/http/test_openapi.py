@@ -13,7 +13,7 @@ from bentoml.exceptions import BentoMLException
 
 from bentos.http import openapi
 from bentos.http.auth import Guard
-from bentos.http.router import Door
+from bentos.http.router import Router
 from bentos.tokens import Signer
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess
 
@@ -120,6 +120,6 @@ def test_bentomls_route_is_described_with_its_answer(document: dict[str, Any]) -
 
 def test_no_route_of_the_gateway_is_left_out() -> None:
     described = {(operation.method.upper(), operation.path) for operation in openapi.operations()}
-    for method, action in Door(Guard("token"))._handlers:
+    for method, action in Router(Guard("token")).v1._handlers:
         path = "/v1/policies/{policy}" + (f"/{action}" if action else "")
         assert (method, path) in described

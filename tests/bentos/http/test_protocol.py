@@ -7,56 +7,62 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 import uvicorn
 
 from bentos.errors import Problem
+from bentos.gateway.gateway import Gateway
 from bentos.http import cache as heads
 from bentos.http import cache as known
 from bentos.http import protocol
 from bentos.http.app import App
 from bentos.http.auth import Guard
+from bentos.http.messages import MAX_BODY, Request, Response
 from bentos.http.protocol import MAX_HEAD, SwiftProtocol
-from bentos.http.router import MAX_BODY, Call, Door, Reply
+from bentos.http.router import Router
 from tasks.ports import free_port
 
 KEEP_ALIVE_SECONDS = 2
 """What uvicorn is told."""
 
 
-class Echo(Door):
+class Echo(Router):
     """Says what it was asked; a body `wait` is answered once `go` is set."""
 
     def __init__(self) -> None:
         super().__init__(Guard("t"))
-        self.calls: list[Call] = []
+        self.asked: list[Request] = []
         self.refusals: list[int] = []
         self.go = threading.Event()
         self.cancelled = threading.Event()
 
-    async def answer(self, call: Call) -> Reply:
-        self.calls.append(call)
-        if call.body == b"wait":
+    async def answer(self, request: Request) -> Response:
+        self.asked.append(request)
+        if request.body == b"wait":
             try:
                 while not self.go.is_set():
                     await asyncio.sleep(0.01)
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
-        if call.body == b"fail":
-            return Reply(422, b"{}", b"application/problem+json", [(b"retry-after", b"1")])
-        return Reply(200, b"%b %b %b" % (call.method.encode(), call.path.encode(), call.body), b"text/plain")
+        if request.body == b"fail":
+            return Response(422, b"{}", b"application/problem+json", [(b"retry-after", b"1")])
+        return Response(
+            200, b"%b %b %b" % (request.method.encode(), request.path.encode(), request.body), b"text/plain"
+        )
 
-    def refuse(self, problem: Problem, method: str, path: str) -> Reply:
+    def refuse(self, problem: Problem, method: str, path: str) -> Response:
         self.refusals.append(problem.status)
         return super().refuse(problem, method, path)
 
 
 async def _behind(scope: Any, receive: Any, send: Any) -> None:
-    """What stands behind the door: BentoML's place."""
+    """What stands behind the router: BentoML's place."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
@@ -68,26 +74,21 @@ async def _behind(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _Worker:
-    async def stop(self) -> None:
-        """Nothing to stop."""
-
-
-async def _start() -> Any:
-    return _Worker()
+def _serving() -> Any:
+    return nullcontext(mock.create_autospec(Gateway, core=mock.Mock()))
 
 
 @pytest.fixture
-def door() -> Echo:
+def router() -> Echo:
     return Echo()
 
 
 @pytest.fixture
-def server(door: Echo) -> Iterator[uvicorn.Server]:
+def server(router: Echo) -> Iterator[uvicorn.Server]:
     config = uvicorn.Config(
-        App(_behind, door, _start),
+        App(_behind, router, _serving),
         port=free_port(),
-        http=SwiftProtocol.to(door),
+        http=SwiftProtocol.to(router),
         log_level="critical",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=10,
@@ -159,7 +160,7 @@ def _is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_requests_for_the_door_and_for_what_is_behind_it_share_a_connection(port: int, door: Echo) -> None:
+def test_requests_for_the_door_and_for_what_is_behind_it_share_a_connection(port: int, router: Echo) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for number in range(3):
             answer = client.post(f"/v1/policies/p{number}/act?q=1", content=b"x", headers={"X-Some": "Thing"})
@@ -169,8 +170,8 @@ def test_requests_for_the_door_and_for_what_is_behind_it_share_a_connection(port
             assert client.post("/elsewhere", content=b"x" * 1_000_000).text == "behind"
         refused = client.post("/v1/policies/p/act", content=b"fail")
     assert (refused.status_code, refused.headers["retry-after"]) == (422, "1")
-    assert door.calls[0].query == b"q=1"
-    assert (b"x-some", b"Thing") in door.calls[0].headers
+    assert router.asked[0].query == b"q=1"
+    assert (b"x-some", b"Thing") in router.asked[0].headers
 
 
 def test_a_request_in_single_bytes_and_one_in_chunks_are_read_whole(port: int) -> None:
@@ -180,9 +181,9 @@ def test_a_request_in_single_bytes_and_one_in_chunks_are_read_whole(port: int) -
     assert _talk(port, head, b"3\r\nabc\r\n", b"2\r\nde\r\n0\r\n\r\n") == [(200, b"POST /v1/policies/p/act abcde")]
 
 
-def test_pipelined_requests_are_answered_in_their_order(port: int, door: Echo) -> None:
+def test_pipelined_requests_are_answered_in_their_order(port: int, router: Echo) -> None:
     bodies = [b"a", b"wait", b"b", b"c"]
-    threading.Timer(0.3, door.go.set).start()
+    threading.Timer(0.3, router.go.set).start()
     answers = _talk(port, b"".join(_request(body) for body in bodies), answers=4)
     assert [body.split()[-1] for _, body in answers] == bodies
 
@@ -212,7 +213,7 @@ def test_a_connection_that_is_not_kept_is_closed_after_the_answer(port: int, ask
         assert _is_closed(connection)
 
 
-def test_an_endless_head_and_an_endless_body_are_refused_and_cut_off(port: int, door: Echo) -> None:
+def test_an_endless_head_and_an_endless_body_are_refused_and_cut_off(port: int, router: Echo) -> None:
     for start, more, status in (
         (b"POST /v1/policies/p/act HTTP/1.1\r\n", b"X-Y: " + b"z" * 1000 + b"\r\n", 431),
         (
@@ -231,8 +232,8 @@ def test_an_endless_head_and_an_endless_body_are_refused_and_cut_off(port: int, 
             except OSError:
                 pass
             assert sent < 2 * MAX_BODY, "the server read on and on"
-        _eventually(lambda status=status: status in door.refusals)
-    assert door.calls == []
+        _eventually(lambda status=status: status in router.refusals)
+    assert router.asked == []
 
 
 def test_a_head_that_is_too_large_and_comes_at_once_is_refused(port: int) -> None:
@@ -294,7 +295,9 @@ def test_who_never_takes_its_answers_is_cut_off(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_slow_clients_and_idle_ones_are_not_waited_for(port: int, door: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_and_idle_ones_are_not_waited_for(
+    port: int, router: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 1)
     silent = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -336,12 +339,12 @@ def test_who_asks_on_a_kept_connection_while_the_server_ends_is_answered_for_the
         assert _is_closed(kept)
 
 
-def test_an_answer_that_waits_is_given_up_when_its_client_goes(port: int, door: Echo) -> None:
+def test_an_answer_that_waits_is_given_up_when_its_client_goes(port: int, router: Echo) -> None:
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     connection.sendall(_request(b"wait"))
-    _eventually(lambda: door.calls)
+    _eventually(lambda: router.asked)
     connection.close()
-    _eventually(door.cancelled.is_set)
+    _eventually(router.cancelled.is_set)
 
 
 def test_nonsense_is_refused_and_hurts_nobody_else(port: int) -> None:
@@ -352,7 +355,7 @@ def test_nonsense_is_refused_and_hurts_nobody_else(port: int) -> None:
 
 
 def test_a_head_that_comes_again_is_not_parsed_again_and_means_the_same(
-    port: int, door: Echo, monkeypatch: pytest.MonkeyPatch
+    port: int, router: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
     begin = SwiftProtocol.on_message_begin
@@ -365,12 +368,12 @@ def test_a_head_that_comes_again_is_not_parsed_again_and_means_the_same(
         b"POST /v1/policies/p/act " + last for last in (b"a", b"b", b"c", b"d", b"a")
     ]
     assert len(begun) == 2, "the first with the token, and the one without"
-    carried = [(b"authorization", b"Bearer t") in call.headers for call in door.calls]
+    carried = [(b"authorization", b"Bearer t") in request.headers for request in router.asked]
     assert carried == [True, True, True, False, True]
-    assert [call.query for call in door.calls] == [b"q=1"] * 5
+    assert [request.query for request in router.asked] == [b"q=1"] * 5
 
 
-def test_a_head_that_is_known_may_come_in_any_company(port: int, door: Echo) -> None:
+def test_a_head_that_is_known_may_come_in_any_company(port: int, router: Echo) -> None:
     whole = _request(b"xyz")
     assert _talk(port, whole)[0][0] == 200
     echoed = (200, b"POST /v1/policies/p/act xyz")
@@ -380,10 +383,10 @@ def test_a_head_that_is_known_may_come_in_any_company(port: int, door: Echo) -> 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert client.post("/elsewhere", content=whole).text == "behind"
     waits = _request(b"wait")
-    assert door.go.set() is None
+    assert router.go.set() is None
     assert _talk(port, waits)[0][0] == 200
-    door.go.clear()
-    threading.Timer(0.3, door.go.set).start()
+    router.go.clear()
+    threading.Timer(0.3, router.go.set).start()
     bodies = [body for _, body in _talk(port, waits, whole, waits, answers=3, pause=0.1)]
     assert [body.split()[-1] for body in bodies] == [b"wait", b"xyz", b"wait"]
 

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from bentos.package.digests import read_manifest
 from bentos.package.feeds import Feeds
-from bentos.package.loader import load, read_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import Manifest, Space, Tensor
 from tests.bentos.policy_packages import DISCRETE, write_package
 

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bentos.package.loader import load, read_manifest, write_manifest
+from bentos.package.digests import read_manifest, write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import PackageError, Tensor
 from tests.bentos.policy_packages import discrete_graph, write_package
 

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bentos.package.loader import digest_files, load, read_manifest, write_manifest
+from bentos.package.digests import digest_files, read_manifest, write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import PackageError, Serve
 from bentos.routing.registry import needed_files, verify
 from bentos.runners.infer import Infer

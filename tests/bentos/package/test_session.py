@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos.package.loader import Policy, load
+from bentos.package.loader import load
 from bentos.package.manifest import Space
+from bentos.package.session import Policy
 from tests.bentos.policy_packages import box_graph, write_package
 
 PAIR = Space("Box", shape=(2,), low=(-9.0, -9.0), high=(9.0, 9.0))

@@ -10,9 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from bentos import settings as home
-from bentos.routing import faults
+from bentos.routing import fault_reports, faults
 from bentos.runners.crash_marks import Marks, Suspect
-from bentos.server import worker as background
 from bentos.server.worker import Worker
 from bentos.store import tables as store
 from bentos.store.writer import StoreDown
@@ -24,7 +23,7 @@ SUSPECT = Suspect("p", "2", "ab" * 32)
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path))
     monkeypatch.delenv("AIRLOCK_DATABASE_URL", raising=False)
-    monkeypatch.setattr(background, "_SECOND", 0.01)
+    monkeypatch.setattr(fault_reports, "_RETRY_SECONDS", 0.01)
     return Worker()
 
 
@@ -50,8 +49,8 @@ def test_an_event_that_could_not_be_stored_is_stored_later(worker: Worker, monke
     down(worker, monkeypatch, 3)
 
     async def scenario() -> None:
-        worker._event("p", "2", "ab" * 32, faults.BREAKER_OPEN, "5 faults")
-        await asyncio.gather(*worker._events)
+        worker._fault_reports.report("p", "2", "ab" * 32, faults.BREAKER_OPEN, "5 faults")
+        await asyncio.gather(*worker._fault_reports._tasks)
 
     asyncio.run(scenario())
     assert kinds() == ["breaker_open"]

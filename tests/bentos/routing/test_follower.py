@@ -8,20 +8,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from bentos.gateway.assign import Assign
-from bentos.package.loader import Policy
 from bentos.package.manifest import Outcomes
+from bentos.package.session import Policy
 from bentos.routing import follower as module
 from bentos.routing import peers
+from bentos.routing.fault_reports import FaultReports
 from bentos.routing.faults import Event, Faults
 from bentos.routing.follower import Follower
+from bentos.routing.loader import Loader
+from bentos.routing.package_cache import PackageCache
 from bentos.routing.peers import Peers
 from bentos.routing.registry import Picture
 from bentos.routing.route import Route
+from bentos.routing.state import Kept
 from bentos.routing.version import Version
 from bentos.rows import Rows
 from bentos.runners import settled
@@ -63,34 +68,34 @@ class Registry:
 class Gateway:
     """What a worker keeps around its follower."""
 
-    def __init__(self, directory: Path, registry: Registry) -> None:
+    def __init__(self, directory: Path, registry: Registry, faults: Faults | None = None) -> None:
         self.routes: dict[str, Route] = {}
-        self.faults = Faults()
+        self.faults = faults or Faults()
         worker = f"w{os.urandom(4).hex()}"
         self.marks = Marks(directory / "marks", worker)
         self.loaded: list[str] = []
         self.marked: dict[str, Mark | None] = {}
+        peers = Peers(directory / "peers", worker, lambda: living(directory / "marks"), grace=0)
+        packages = PackageCache(directory / "packages")
+        loader = Loader(registry, packages, peers, self.marks, self, mock.Mock(spec=FaultReports))  # type: ignore[arg-type]
         self.follower = Follower(
             registry,  # type: ignore[arg-type]
-            directory,
-            Peers(directory / "peers", worker, lambda: living(directory / "marks"), grace=0),
-            build=self._build,
-            routed=lambda route: self.routes.update({route.policy: route}),
-            dropped=lambda policy: None,
-            refused=lambda *about: None,
-            withdrawn=self.faults.withdrawn,
-            quarantined=self.faults.quarantined,
-            mark=self._mark,
-            unmark=self.marks.release,
+            Kept(directory / "state.json"),
+            peers,
+            loader,
+            self.faults,
+            self,
         )
 
-    def _mark(self, suspect: Suspect) -> Mark | None:
-        mark = self.marked[suspect.version] = self.marks.of(suspect)
-        return mark
+    def route(self, route: Route) -> None:
+        self.routes[route.policy] = route
 
-    def _build(self, policy: str, version: str, package: Policy, digest: str) -> Version:
+    def drop(self, policy: str) -> None:
+        self.routes.pop(policy, None)
+
+    def build(self, policy: str, version: str, package: Policy, digest: str) -> Version:
         self.loaded.append(version)
-        return Version(
+        built = Version(
             version,
             package,
             digest,
@@ -99,6 +104,8 @@ class Gateway:
             champion=lambda: self.routes["p"].champion,
             opened=lambda broken, reason: None,
         )
+        self.marked[version] = self.marks._marks.get(Suspect(policy, version, digest))
+        return built
 
     async def polled(self, times: int = 2) -> Route:
         """The route after some polls."""
@@ -109,9 +116,9 @@ class Gateway:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> tuple[Registry, Callable[[], Gateway]]:
+def world(tmp_path: Path) -> tuple[Registry, Callable[..., Gateway]]:
     registry = Registry(tmp_path / "packages")
-    return registry, lambda: Gateway(tmp_path / "gateway", registry)
+    return registry, lambda faults=None: Gateway(tmp_path / "gateway", registry, faults)
 
 
 async def answer(route: Route) -> tuple[list[int], list[str], list[str | None]]:
@@ -126,7 +133,7 @@ def canary(version: str, champion: str | None = "1", started_at: float = 0.0) ->
     return json.dumps({**about, "started_at": started_at})
 
 
-World = tuple[Registry, Callable[[], Gateway]]
+World = tuple[Registry, Callable[..., Gateway]]
 
 
 def test_without_a_champion_the_last_version_that_has_a_fallback_is_never_unloaded(world: World) -> None:
@@ -221,7 +228,7 @@ def test_newcomers_are_loaded_and_decide_under_a_mark_until_they_are_promoted(wo
         registry.say({"1": "promoted", "2": "approved"}, champion="1", canary=canary("2"))
         gateway = start()
         route = await gateway.polled()
-        assert set(gateway.marked) == {"2"}
+        assert [version for version, mark in gateway.marked.items() if mark is not None] == ["2"]
         assert route.versions["1"].infer.mark is None
         assert route.versions["2"].infer.mark is gateway.marked["2"]
         registry.say({"1": "promoted", "2": "promoted"}, champion="2", previous="1")
@@ -248,9 +255,7 @@ def test_a_quarantined_package_leaves_its_running_episodes_to_the_champion_and_i
         assert (route.canary, route.withdrawn) == (None, {"2"})
         assert (route.shown["2"]["status"], "quarantined" in route.shown["2"]["reason"]) == ("quarantined", True)
         gateway.marks.close()
-        again = start()
-        again.faults = gateway.faults
-        again.follower._quarantined = gateway.faults.quarantined
+        again = start(gateway.faults)
         await again.follower.start()
         route = await again.polled()
         assert again.loaded == ["1"]

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from bentos.package.loader import read_manifest
+from bentos.package.digests import read_manifest
 from bentos.package.manifest import Manifest, Tensor
 from bentos.rows import Decision, Rows
 from bentos.runners import settled

@@ -23,7 +23,7 @@ KEEPER = """
 import sys
 from bentoml._internal.utils.circus import create_standalone_arbiter
 from bentoml.serving import create_watcher
-from bentos import respawn
+from bentos.server import supervisor as respawn
 
 respawn.at_once()
 worker = create_watcher("worker", ["-c", sys.argv[1]], numprocesses=2, warmup_delay=float(sys.argv[2]))

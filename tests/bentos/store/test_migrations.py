@@ -19,7 +19,7 @@ from tests.bentos.store_rows import outcome, start
 CREATE = "import sys; from bentos.store import tables; tables.create(sys.argv[1])"
 KILLED = """
 import os, signal, sys
-from bentos import migrations, store
+from bentos.store import migrations, tables as store
 note = migrations._note
 migrations._note = lambda connection, version: (
     os.kill(os.getpid(), signal.SIGKILL) if version == int(sys.argv[2]) else note(connection, version)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.package.loader import read_manifest
+from bentos.package.digests import read_manifest
 from bentos.telemetry.counters import ActionLabels, Arm, Stats, statistics, total
 from tests.bentos.policy_packages import BOX, write_package
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bentos.package.loader import read_manifest
+from bentos.package.digests import read_manifest
 from bentos.package.manifest import Manifest, Tensor
 from bentos.rows import Decision, Rows
 from bentos.runners import settled

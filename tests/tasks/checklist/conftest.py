@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.package.loader import Policy, load
+from bentos.package.loader import load
+from bentos.package.session import Policy
 from tasks.spec.files import load as load_spec
 from tasks.spec.params import Params
 from tasks.tracking.release import Release

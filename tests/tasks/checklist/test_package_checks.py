@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from bentos.package.loader import Policy, load, write_manifest
+from bentos.package.digests import write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import PackageError
+from bentos.package.session import Policy
 from tasks.checklist import package as packaged
 from tasks.spec.files import load as load_spec
 from tasks.spec.sections import PolicySpec

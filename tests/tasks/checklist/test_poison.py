@@ -11,7 +11,9 @@ import pytest
 from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
-from bentos.package.loader import Policy, digest_files, load, write_manifest
+from bentos.package.digests import digest_files, write_manifest
+from bentos.package.loader import load
+from bentos.package.session import Policy
 from tasks.checklist.fuzz import bad_requests, extreme_questions
 from tasks.checklist.poison import _break, poison
 from tasks.inputs import take

@@ -8,7 +8,8 @@ import msgspec
 import psutil
 import pytest
 
-from bentos.package.loader import load, write_manifest
+from bentos.package.digests import write_manifest
+from bentos.package.loader import load
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.params import Params
 from tasks.spec.sections import PRE_DEPLOYMENT

@@ -20,7 +20,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from bentos.client import GatewayError, RemotePolicy
 from bentos.gateway.engine import Core
 from bentos.gateway.schemas import ActRequest
-from bentos.package.loader import BASELINE, Policy, digest_files, load, write_manifest
+from bentos.package.digests import BASELINE, digest_files, write_manifest
+from bentos.package.loader import load
+from bentos.package.session import Policy
 from bentos.server.single import Package, route
 from bentos.store.overrides import Overrides
 from bentos.tokens import Signer

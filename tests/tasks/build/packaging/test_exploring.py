@@ -15,8 +15,9 @@ from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 
+from bentos.package.digests import write_manifest
 from bentos.package.distributions import Distribution, distribution_of
-from bentos.package.loader import load, write_manifest
+from bentos.package.loader import load
 from bentos.package.manifest import Tensor
 from bentos.rows import Rows
 from bentos.runners.explore import Explore

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bentos.package.loader import load, write_manifest
+from bentos.package.digests import write_manifest
+from bentos.package.loader import load
 from bentos.package.safety import Condition, MaskRule, Safety
 from tasks.inputs import MASK, observations
 from tests.bentos.gateway_process import GatewayProcess

@@ -13,8 +13,8 @@ import pytest
 from gymnasium import spaces
 from onnx import TensorProto, numpy_helper
 
-from bentos.package.loader import session_options
 from bentos.package.manifest import Space
+from bentos.package.session import session_options
 from tasks.build.export.cases import cases
 from tasks.build.export.families import exporter_for
 from tasks.build.export.formats import ONNX, write_formats

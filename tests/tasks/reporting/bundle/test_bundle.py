@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bentos.package.loader import read_manifest
+from bentos.package.digests import read_manifest
 from tasks.analysis.judge.guardrails import ArmStats
 from tasks.analysis.judge.units import Start, analyse
 from tasks.analysis.judge.verdict import Evidence, judge
