@@ -3,8 +3,8 @@
 Stands on itself alone: imports nothing else of `bentos`.
 """
 
-from bentos.client.gateway import GatewayClient
-from bentos.client.policy import AsyncRemotePolicy, RemotePolicy
-from bentos.client.retry import GatewayError
+from .gateway import GatewayClient
+from .policy import AsyncRemotePolicy, RemotePolicy
+from .retry import GatewayError
 
 __all__ = ["AsyncRemotePolicy", "GatewayClient", "GatewayError", "RemotePolicy"]

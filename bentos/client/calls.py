@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from bentos.client.retry import Request, Servers, Steps, persist
+from .retry import Request, Servers, Steps, persist
 
 
 class Calls:

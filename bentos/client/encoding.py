@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from bentos.package.manifest import Array, Space
+Array = npt.NDArray[Any]
+
+
+class Space(msgspec.Struct, frozen=True):
+    """What a client needs to know of a Gymnasium space, as the gateway tells it."""
+
+    type: str
+    dtype: str = "float32"
+    shape: tuple[int, ...] = ()
+    spaces: dict[str, Space] | None = None
 
 
 class Question(NamedTuple):

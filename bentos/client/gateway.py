@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from bentos.client.calls import Calls
-from bentos.client.retry import Answered, Request, Try
-from bentos.client.transport import Threaded
+from .calls import Calls
+from .retry import Answered, Request, Try
+from .transport import Threaded
 
 _PATIENCE_SECONDS = 10.0
 

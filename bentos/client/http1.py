@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from bentos.client.retry import Answered, Try
+from .retry import Answered, Try
 
 
 class Address(NamedTuple):

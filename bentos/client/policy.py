@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bentos.client.calls import Calls
-from bentos.client.environments import End, Watch, watched
-from bentos.client.session import Held, Player, Said, outcome
-from bentos.client.transport import Concurrent, Threaded
-from bentos.package.manifest import Array
+from .calls import Calls
+from .encoding import Array
+from .environments import End, Watch, watched
+from .session import Held, Player, Said, outcome
+from .transport import Concurrent, Threaded
 
 PATIENCE_SECONDS = 30.0
 

@@ -12,11 +12,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bentos.client.calls import Calls
-from bentos.client.encoding import Question, actions, masks, question
-from bentos.client.environments import Watch
-from bentos.client.retry import GatewayError, Steps
-from bentos.package.manifest import Array, Space
+from .calls import Calls
+from .encoding import Array, Question, Space, actions, masks, question
+from .environments import Watch
+from .retry import GatewayError, Steps
 
 _MOST_ROWS = 4096
 _MOST_NUMBERS = 500_000

@@ -12,8 +12,8 @@ import socket
 import time
 from typing import Generic, TypeVar
 
-from bentos.client.http1 import Address, Response, address, written
-from bentos.client.retry import Answered, Lost, Pause, Steps, T, Try
+from .http1 import Address, Response, address, written
+from .retry import Answered, Lost, Pause, Steps, T, Try
 
 _CHUNK = 1 << 18
 _MOST_IDLE = 128
