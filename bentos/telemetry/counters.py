@@ -32,8 +32,11 @@ LATENCY_BUCKETS = (
     1.0,
     2.5,
     5.0,
+    10.0,
+    30.0,
+    60.0,
 )
-"""Upper bounds, seconds; the last count is of what was slower."""
+"""Upper bounds, seconds, as far as an objective may go; the last count is of what was slower."""
 
 Key = tuple[str, str, str, str]
 
@@ -212,9 +215,8 @@ def total(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for name, value in document.items():
             if name == "latency":
                 summed["latency"]["sum"] += value["sum"]
-                if value["buckets"] == summed["latency"]["buckets"]:
-                    counts = summed["latency"]["counts"]
-                    summed["latency"]["counts"] = [a + b for a, b in zip(counts, value["counts"], strict=True)]
+                counts, more = summed["latency"]["counts"], _counts(value)
+                summed["latency"]["counts"] = [a + b for a, b in zip(counts, more, strict=True)]
             elif isinstance(value, dict):
                 for key, times in value.items():
                     summed[name][key] = summed[name].get(key, 0) + times
@@ -225,6 +227,16 @@ def total(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
             else:
                 summed[name] += value
     return summed
+
+
+def _counts(latency: dict[str, Any]) -> list[int]:
+    """A stored histogram's counts by `LATENCY_BUCKETS`. An older gateway's may have fewer buckets: what was slower than
+    its last one may have been as slow as can be. Of other buckets nothing is known."""
+    buckets, counts = tuple(latency["buckets"]), list(latency["counts"])
+    missing = len(LATENCY_BUCKETS) - len(buckets)
+    if buckets != LATENCY_BUCKETS[: len(buckets)]:
+        return [0] * (len(LATENCY_BUCKETS) + 1)
+    return [*counts[:-1], *[0] * missing, counts[-1]]
 
 
 def statistics(summed: dict[str, Any]) -> dict[str, Any]:

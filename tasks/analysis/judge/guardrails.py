@@ -81,7 +81,10 @@ class ArmStats:
         return self.fallbacks / self.decisions if self.decisions else 0.0
 
     def latency_quantile(self, share: float) -> float | None:
-        """A latency quantile in seconds, linear within its bucket as Prometheus does; None without observations."""
+        """A latency quantile in seconds, linear within its bucket as Prometheus does; None without observations.
+
+        Infinite past the last bucket, where nobody knows how slow it was.
+        """
         total = sum(self.latency_counts)
         if not total:
             return None
@@ -90,7 +93,7 @@ class ArmStats:
             if below + count >= rank and count:
                 return low + (high - low) * (rank - below) / count
             below, low = below + count, high
-        return low
+        return math.inf
 
 
 @dataclass(frozen=True)
@@ -137,15 +140,25 @@ def latency(control: ArmStats, challenger: ArmStats, slo_seconds: float) -> Guar
     threshold = max(slo_seconds, LATENCY_RATIO * theirs) if theirs is not None else slo_seconds
     few = min(sum(challenger.latency_counts), sum(control.latency_counts) or LATENCY_REQUESTS) < LATENCY_REQUESTS
     fired = ours is not None and not few and ours > threshold
-    beside = f", {LATENCY_RATIO} times control's {1e3 * theirs:.1f} ms" if theirs is not None else ""
+    beside = f", {LATENCY_RATIO} times control's {_in_words(theirs, control)}" if theirs is not None else ""
+    came = _in_words(ours or 0.0, challenger)
     return Guardrail(
         "latency",
         "roll_back" if fired else None,
-        1e3 * (ours or 0.0),
-        1e3 * threshold,
+        _known_ms(ours or 0.0, challenger),
+        _known_ms(threshold, control),
         "ms",
-        f"the challenger's p99 latency is {1e3 * (ours or 0.0):.1f} ms (objective {1e3 * slo_seconds:g} ms{beside})",
+        f"the challenger's p99 latency is {came} (objective {1e3 * slo_seconds:g} ms{beside})",
     )
+
+
+def _known_ms(seconds: float, arm: ArmStats) -> float:
+    """A latency in milliseconds; past the last bucket that one's bound, the most that is known."""
+    return 1e3 * (seconds if math.isfinite(seconds) else arm.latency_bounds[-1])
+
+
+def _in_words(seconds: float, arm: ArmStats) -> str:
+    return f"{'' if math.isfinite(seconds) else 'more than '}{_known_ms(seconds, arm):.1f} ms"
 
 
 def fallback_rate(control: ArmStats, challenger: ArmStats) -> Guardrail:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bentos.package.digests import read_manifest
-from bentos.telemetry.counters import ActionLabels, Arm, Stats, statistics, total
+from bentos.telemetry.counters import LATENCY_BUCKETS, ActionLabels, Arm, Stats, statistics, total
 from tests.bentos.policy_packages import BOX, write_package
 
 
@@ -53,3 +53,15 @@ def test_continuous_actions_count_by_dimension_and_the_baselines_bin(tmp_path: P
     for action in actions:
         labels.count(action[None], one_by_one)
     assert many == one_by_one == {"d0:0": 2, "d0:1": 1, "d0:2": 1, "d0:3": 2}
+
+
+def test_histograms_of_older_gateways_are_added_up_with_todays() -> None:
+    fast, slow = Arm(), Arm()
+    fast.decided(1, 0.02)
+    slow.decided(1, 7.0)
+    older = slow.to_json()
+    last = older["latency"]["buckets"].index(5.0) + 1
+    older["latency"] = {"buckets": older["latency"]["buckets"][:last], "counts": [0] * last + [1], "sum": 7.0}
+    counts = total([fast.to_json(), older])["latency"]["counts"]
+    assert (sum(counts), counts[-1]) == (2, 1)
+    assert counts[LATENCY_BUCKETS.index(0.025)] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_an_open_breaker_or_a_fault_event_ends_it_and_says_why() -> None:
 def test_a_quantile_lies_where_its_bucket_says() -> None:
     assert latencies(100, 0, 0, 0, 0).latency_quantile(0.5) == pytest.approx(0.005)
     assert latencies(98, 0, 2, 0, 0).latency_quantile(0.99) == pytest.approx(0.075)
-    assert latencies(0, 0, 0, 0, 10).latency_quantile(0.99) == 0.25
+    assert latencies(0, 0, 0, 0, 10).latency_quantile(0.99) == math.inf
     assert ArmStats().latency_quantile(0.99) is None
 
 
@@ -72,6 +73,29 @@ def test_latency_is_held_against_the_objective_and_the_concurrent_control(
     control: ArmStats, challenger: ArmStats, fired: str | None
 ) -> None:
     assert guardrails.latency(control, challenger, SLO).fired == fired
+
+
+def test_latency_past_the_last_bucket_is_beyond_any_objective() -> None:
+    fast, beyond = latencies(1000, 0, 0, 0, 0), latencies(900, 0, 0, 0, 100)
+    for control in (fast, ArmStats()):
+        found = guardrails.latency(control, beyond, slo_seconds=BUCKETS[-1])
+        assert found.fired == "roll_back"
+        assert (found.observed, "more than 250.0 ms" in found.reason) == (250.0, True)
+    both = guardrails.latency(beyond, beyond, slo_seconds=BUCKETS[-1])
+    assert both.fired is None
+    assert json.loads(json.dumps(both.to_json(), allow_nan=False))["threshold"] == 250.0
+
+
+@pytest.mark.parametrize("objective_ms", [5_000, 10_000, 60_000])
+def test_every_objective_that_a_spec_may_set_can_be_missed(objective_ms: float) -> None:
+    arms = {}
+    for name, factor in (("within", 0.5), ("beyond", 2.0)):
+        arm = stats.Arm()
+        for _ in range(1000):
+            arm.decided(1, factor * objective_ms / 1000)
+        arms[name] = ArmStats.of(stats.total([arm.to_json()]))
+    assert guardrails.latency(ArmStats(), arms["within"], objective_ms / 1000).fired is None
+    assert guardrails.latency(ArmStats(), arms["beyond"], objective_ms / 1000).fired == "roll_back"
 
 
 @pytest.mark.parametrize(
