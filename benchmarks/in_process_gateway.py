@@ -18,7 +18,7 @@ from bentos.package.digests import write_manifest
 from bentos.package.loader import load
 from bentos.package.manifest import Manifest, Serve
 from bentos.server.single import Package, route
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.journal import Journal
 from bentos.store.overrides import Overrides
 from bentos.store.writer import Writer
@@ -55,7 +55,7 @@ class Production:
     """One gateway with one version, and clients that tell it of every step."""
 
     def __init__(self, package: Path, database: str, version: str = "1") -> None:
-        store.connect(database)
+        tables.connect(database)
         self._journal = Journal()
         self._writer = Writer(database, self._journal.events)
         self._core = Core(Signer("benchmark"), self._writer, Overrides(), self._journal)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from bentos.store import tables as store
-from bentos.telemetry import counters as stats
+from bentos.store import tables
+from bentos.telemetry import counters
 
 TABLES = ("episodes", "outcomes")
 BEGAN = 1.7e9
@@ -100,7 +100,7 @@ def _without_indexes(connection: sa.Connection, table: str) -> list[str]:
 
 def _count(connection: sa.Connection, life: Life, workers: int = 4) -> None:
     """The counters that gateway workers left behind: of each arm of each canary, and of each version's traffic."""
-    arm = stats.Arm().to_json()
+    arm = counters.Arm().to_json()
     arms = [
         (name, canary, life.generation(canary) if name != "champion" else "")
         for canary in range(life.canaries)
@@ -120,5 +120,5 @@ def _count(connection: sa.Connection, life: Life, workers: int = 4) -> None:
         for name, canary, generation in arms
         for worker in range(workers)
     ]
-    connection.execute(store.arm_stats.delete())
-    connection.execute(store.arm_stats.insert(), rows)
+    connection.execute(tables.arm_stats.delete())
+    connection.execute(tables.arm_stats.insert(), rows)

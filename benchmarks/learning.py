@@ -23,14 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.in_process_gateway import Production, Report, exploring_package
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.build.training.agent import Agent
 from tasks.build.training.rollout import bootstrap_interval, play
 from tasks.build.training.train import train_model
 from tasks.canary.simulation import Rules
 from tasks.canary.simulation import play as canary
-from tasks.learning import dataset as transitions
-from tasks.learning import log
+from tasks.learning import dataset, log
 from tasks.learning.candidate import acting, alike
 from tasks.learning.evaluation import Verdict, judge, worth
 from tasks.learning.log import Found, Wanted
@@ -112,7 +111,7 @@ def logged(weak: Weak, database: Path, episodes: int, seed: int, say: Report) ->
         None,
         200 * episodes,
     )
-    with store.connect(url).connect() as connection:
+    with tables.connect(url).connect() as connection:
         return log.collect(connection, wanted)
 
 
@@ -135,8 +134,8 @@ def learn(weak: Weak, found: Found, directory: Path) -> Learned:
     """A dataset, a candidate, its evaluation from the log; then, and only then, the truth."""
     settings = weak.spec.learn or Learn()
     assert found.transitions is not None
-    transitions.write(found.transitions, directory / "transitions.parquet", {})
-    data, _ = transitions.read(directory / "transitions.parquet")
+    dataset.write(found.transitions, directory / "transitions.parquet", {})
+    data, _ = dataset.read(directory / "transitions.parquet")
     held = data.held_out(settings.holdout)
     training = data.only(~held)
     started = time.monotonic()

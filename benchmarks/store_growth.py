@@ -26,15 +26,13 @@ from rich.table import Table
 from benchmarks.large_store import BEGAN, BETWEEN, TABLES, Life, fill
 from benchmarks.query_plans import Plan, explained, statements
 from bentos.package.manifest import Outcomes
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.abandonment import sweep
 from bentos.store.retention import Retention
-from plugins.console import charts as history
+from plugins.console import charts
 from tasks.alerts import readings
 from tasks.analysis.judge.plan import CanaryPlan
-from tasks.canary import champion_returns, results
-from tasks.canary import lifecycle as canary
-from tasks.canary import units as stored_units
+from tasks.canary import champion_returns, lifecycle, results, units
 from tasks.checklist.post_deployment import reported_returns
 from tasks.tracking.registry import Model, Version
 
@@ -122,7 +120,7 @@ def measure(engine: sa.Engine, life: Life) -> list[Cost]:
 
     def look() -> dict[str, Any]:
         with patch("tasks.canary.evidence.Registry", lambda: RunningCanary(plan)):
-            return canary.look(policy, plan.generation, plan.to_json())
+            return lifecycle.look(policy, plan.generation, plan.to_json())
 
     def in_transaction(work: Callable[[sa.Connection], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -131,7 +129,7 @@ def measure(engine: sa.Engine, life: Life) -> list[Cost]:
 
         return run
 
-    forget = stored_units.kept.cache_clear
+    forget = units.kept.cache_clear
     settings = Outcomes(return_range=(0.0, 500.0), episode_ttl_seconds=900.0)
     one_sweep = in_transaction(lambda one: sweep(one, policy, settings))
     grow = Growth(engine, life)
@@ -141,7 +139,7 @@ def measure(engine: sa.Engine, life: Life) -> list[Cost]:
         measured(engine, f"the next look, {Growth.OURS} new units", look, grow),
         measured(engine, "the canary's rows the naive way, no index", lambda: naive(engine, plan)),
         measured(engine, "airlock results", lambda: results.summary(plan, tried), forget),
-        measured(engine, "the console's charts", lambda: history.charts(policy)),
+        measured(engine, "the console's charts", lambda: charts.charts(policy)),
         measured(engine, "a version's counters", lambda: readings.counters(engine, policy, str(plan.champion))),
         measured(
             engine,
@@ -161,7 +159,7 @@ def measure(engine: sa.Engine, life: Life) -> list[Cost]:
 
 def caught_up(engine: sa.Engine, policy: str, one_sweep: Callable[[], Any]) -> None:
     """Sweep until the sweeps have come to the end, as those of a living gateway have."""
-    place = sa.select(store.swept.c.start_seq).where(store.swept.c.policy == policy)
+    place = sa.select(tables.swept.c.start_seq).where(tables.swept.c.policy == policy)
     before, now = None, -1
     while before != now:
         one_sweep()
@@ -196,16 +194,16 @@ class Growth:
         started = [{**row, "unit": row["episode"], "started_at": at} for row in rows]
         ended = [{**row, "episode_return": 350.0, "length": 1, "kind": "reported", "recorded_at": at} for row in rows]
         with self._engine.begin() as connection:
-            connection.execute(store.episodes.insert(), started)
-            connection.execute(store.outcomes.insert(), ended)
+            connection.execute(tables.episodes.insert(), started)
+            connection.execute(tables.outcomes.insert(), ended)
 
 
 def naive(engine: sa.Engine, plan: CanaryPlan) -> None:
     """The canary's returns by reading starts from end to end: an expression keeps the index out of it."""
-    starts, ends = store.episodes.c, store.outcomes.c
+    starts, ends = tables.episodes.c, tables.outcomes.c
     query = (
         sa.select(starts.arm, ends.episode_return)
-        .join_from(store.episodes, store.outcomes, starts.episode == ends.episode)
+        .join_from(tables.episodes, tables.outcomes, starts.episode == ends.episode)
         .where(sa.func.coalesce(starts.policy, "") == plan.policy)
         .where(sa.func.coalesce(starts.generation, "") == plan.generation)
         .order_by(starts.start_seq)
@@ -253,7 +251,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as home,
         patch.dict("os.environ", {"AIRLOCK_HOME": home, "AIRLOCK_DATABASE_URL": url}),
     ):
-        engine = store.connect(url)
+        engine = tables.connect(url)
         if not given.filled:
             began = time.perf_counter()
             fill(engine, life)

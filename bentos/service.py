@@ -75,9 +75,9 @@ class Gateway:
     @staticmethod
     def keep_workers() -> None:
         """Called in the process that keeps the workers, before it starts them."""
-        from bentos.server import supervisor as respawn
+        from bentos.server import supervisor
 
-        respawn.at_once()
+        supervisor.at_once()
 
     @bentoml.api
     async def act(

@@ -16,9 +16,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from benchmarks.serving import policy, report, wrk
-from benchmarks.serving import results_page as page
-from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving import policy, report, results_page, virtualenvs, wrk
 from benchmarks.serving.bentoml_apis import own_apis
 from benchmarks.serving.binary import binary
 from benchmarks.serving.compare import compare
@@ -46,7 +44,7 @@ def main() -> int:
     peers = [PEERS[name] for name in given.peers]
     if given.install:
         for peer in peers:
-            if said := environments.install(peer):
+            if said := virtualenvs.install(peer):
                 console.print(f"{peer.title} could not be installed: {said}")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -72,7 +70,9 @@ def main() -> int:
                 continue
             report.show(console, name, found[name])
     if given.docs:
-        given.docs.write_text(page.replaced(given.docs.read_text(), page.section(found, given.seconds, given.rounds)))
+        given.docs.write_text(
+            results_page.replaced(given.docs.read_text(), results_page.section(found, given.seconds, given.rounds))
+        )
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving import virtualenvs
 from benchmarks.serving.paired_rounds import Cell, Run, in_turns, of_runs, warm_up
 from benchmarks.serving.peers.peer import Peer
 from benchmarks.serving.peers.table import CEILING
@@ -42,7 +42,7 @@ def compare(
             line = found[peer.name] = Line(peer.title)
             if peer.name == CEILING.name:
                 continue
-            python = environments.python(peer)
+            python = virtualenvs.python(peer)
             if python is None:
                 line.problem = "not installed: run with --install"
                 continue

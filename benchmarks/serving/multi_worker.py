@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving import virtualenvs
 from benchmarks.serving.paired_rounds import Cell, in_turns, of_runs, run, warm_up
 from benchmarks.serving.peers.ceiling import Ceiling
 from benchmarks.serving.peers.gateway import Gateway
@@ -48,7 +48,7 @@ class Best(msgspec.Struct, frozen=True):
 
 def cores(policy: Policy, scratch: Path, seconds: float, rounds: int) -> Best:
     """Run each configuration alone, then the best of the gateway's and the best of mosec's in turns."""
-    python = environments.python(Mosec())
+    python = virtualenvs.python(Mosec())
 
     def ours(peer: Peer, workers: int) -> AbstractContextManager[Serving]:
         return serve(peer, policy, scratch, workers=workers)

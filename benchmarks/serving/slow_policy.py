@@ -13,8 +13,7 @@ import httpx
 import msgspec
 
 from benchmarks.serving import policy as policies
-from benchmarks.serving import virtualenvs as environments
-from benchmarks.serving import wrk
+from benchmarks.serving import virtualenvs, wrk
 from benchmarks.serving.apps.slow_session import CALL_SECONDS, ROW_SECONDS
 from benchmarks.serving.paired_rounds import WARM_UP_SECONDS, run, warm_up
 from benchmarks.serving.peers.gateway import Gateway, command
@@ -118,7 +117,7 @@ def slow(policy: Policy, scratch: Path, seconds: float, peers: Sequence[Peer] = 
 
 def _mosec(policy: Policy, scratch: Path, seconds: float) -> float | None:
     """Its requests/s; None where it is not installed."""
-    python = environments.python(SlowMosec())
+    python = virtualenvs.python(SlowMosec())
     if python is None:
         return None
     with serve(SlowMosec(), policy, scratch, python) as serving:

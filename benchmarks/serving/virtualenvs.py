@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from benchmarks.serving.peers.peer import PROJECT_PYTHON, Peer
-from bentos import settings as home
+from bentos import settings
 
 MARK = "installed"
 
 
 def cache() -> Path:
     """Where environments are kept: `$AIRLOCK_HOME/benchmarks`."""
-    return home.home() / "benchmarks"
+    return settings.home() / "benchmarks"
 
 
 def python(peer: Peer) -> str | None:

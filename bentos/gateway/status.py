@@ -14,7 +14,7 @@ from bentos.gateway.engine import Core
 from bentos.package.manifest import Space
 from bentos.routing.route import Route
 from bentos.runners import shadow
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.telemetry import counters as stats
 
 _FRESH_SECONDS = 1.0
@@ -87,9 +87,9 @@ class Views:
         return cells
 
     def _rows(self) -> list[Any]:
-        table = store.arm_stats
+        table = tables.arm_stats
         columns = (table.c.policy, table.c.generation, table.c.version, table.c.arm, table.c.worker, table.c.stats)
-        with store.connect(self._url).connect() as connection:
+        with tables.connect(self._url).connect() as connection:
             return list(connection.execute(sa.select(*columns)))
 
 

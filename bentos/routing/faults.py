@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from bentos import files, logs
 from bentos.canary import Canary
 from bentos.runners.crash_marks import DEATHS, Death
-from bentos.store import tables as store
+from bentos.store import tables
 
 if TYPE_CHECKING:
     from bentos.routing.version import Version
@@ -82,7 +82,7 @@ class Faults:
 
     def read(self, connection: sa.Connection) -> list[Any]:
         """Events since the last time that can withdraw a version."""
-        table = store.fault_events
+        table = tables.fault_events
         query = sa.select(table).where(table.c.id > self._last, table.c.kind.in_(_HEARD)).order_by(table.c.id)
         return list(connection.execute(query))
 
@@ -127,7 +127,7 @@ def record(
     connection: sa.Connection, *, policy: str, version: str, digest: str, kind: str, detail: str, worker: str
 ) -> None:
     """Store an event. A refusal or a quarantine is stored once a package, however many workers and restarts see it."""
-    table = store.fault_events
+    table = tables.fault_events
     values = {
         "policy": policy,
         "version": version,
@@ -150,7 +150,7 @@ def record(
 
 def bury(connection: sa.Connection, death: Death, worker: str) -> None:
     """Store that a version killed workers (once, however often it is told), and its quarantine if it was too often."""
-    table = store.fault_events
+    table = tables.fault_events
     digest, dead = death.suspect.package_sha256, death.workers[0]
     killed = (table.c.kind == KILLED_WORKER, table.c.package_sha256 == digest)
     if connection.execute(sa.select(table.c.id).where(*killed, table.c.worker == dead)).first() is not None:

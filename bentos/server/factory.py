@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from bentos import logs
-from bentos import settings as home
+from bentos import logs, settings
 from bentos.gateway.gateway import Gateway
 from bentos.http.app import App, Asgi
 from bentos.http.auth import Guard, clients
@@ -19,7 +18,7 @@ def app(following: Asgi, bento_version: str | None) -> App:
     """The app that this process runs: the gateway's own in front of BentoML's (`following`)."""
     logs.configure()
     bad_requests.log_as_lines()
-    router = Router(Guard(home.secret("admin_token"), clients()))
+    router = Router(Guard(settings.secret("admin_token"), clients()))
     patches.serve_http_with(SwiftProtocol.to(router))
 
     def serving() -> AbstractAsyncContextManager[Gateway]:

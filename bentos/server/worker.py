@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from bentos import logs
-from bentos import settings as home
+from bentos import logs, settings
 from bentos.gateway.engine import Core
 from bentos.gateway.gateway import Gateway
 from bentos.routing import faults
@@ -28,12 +27,11 @@ from bentos.routing.peers import Peers
 from bentos.routing.registry import Registry
 from bentos.routing.state import Kept
 from bentos.routing.version import Version
-from bentos.runners import crash_marks as quarantine
+from bentos.runners import crash_marks
 from bentos.runners.crash_marks import Marks
 from bentos.server import single
 from bentos.server.metrics import Metrics
-from bentos.store import overrides
-from bentos.store import tables as store
+from bentos.store import overrides, tables
 from bentos.store.abandonment import sweep
 from bentos.store.journal import Journal
 from bentos.store.overrides import Overrides
@@ -52,12 +50,12 @@ class Worker:
     """One gateway process: builds the gateway, runs its loops, and takes all down again in order."""
 
     def __init__(self) -> None:
-        directory = home.home() / "gateway"
+        directory = settings.home() / "gateway"
         directory.mkdir(parents=True, exist_ok=True)
-        url = home.database_url()
+        url = settings.database_url()
         journal = Journal()
         self.core = Core(
-            Signer(home.secret("episode_key")),
+            Signer(settings.secret("episode_key")),
             Writer(url, journal.events),
             Overrides(directory / "overrides.json"),
             journal,
@@ -98,7 +96,7 @@ class Worker:
         else:
             self._follower = self._following()
             await self._follower.start()
-            self._loop("registry", self._follower.poll, home.poll_seconds())
+            self._loop("registry", self._follower.poll, settings.poll_seconds())
         self._loop("database", self._read_database, _SECOND)
         self._loop("flush", self._flush, _SECOND)
         self._loop("journal", self._write_journal, _SECOND)
@@ -110,10 +108,10 @@ class Worker:
 
     def _following(self) -> Follower:
         core, directory = self.core, self._directory
-        registry = Registry(home.mlflow_url())
+        registry = Registry(settings.mlflow_url())
         self._marks = Marks(directory / "marks", core.worker)
-        living = partial(quarantine.living, directory / "marks")
-        peers = Peers(directory / "peers", core.worker, living, grace=2 * home.poll_seconds())
+        living = partial(crash_marks.living, directory / "marks")
+        peers = Peers(directory / "peers", core.worker, living, grace=2 * settings.poll_seconds())
         packages = PackageCache(directory / "packages")
         loader = Loader(registry, packages, peers, self._marks, core, self._fault_reports)
         return Follower(registry, Kept(directory / "state.json"), peers, loader, core.faults, core)
@@ -161,7 +159,7 @@ class Worker:
             logs.warning("deaths of workers not stored", detail="the marks are kept until they can be")
 
         def read() -> tuple[list[overrides.Active], list[Any]]:
-            with store.connect(self._url).connect() as connection:
+            with tables.connect(self._url).connect() as connection:
                 return overrides.read(connection, time.time()), self.core.faults.read(connection)
 
         try:
@@ -176,7 +174,7 @@ class Worker:
 
     async def _bury(self) -> None:
         """Tell of workers of this machine that died at work: it counts here at once, and everywhere once stored."""
-        with quarantine.dead(self._directory / "marks") as deaths:
+        with crash_marks.dead(self._directory / "marks") as deaths:
             for death in deaths:
                 policy, version, digest = msgspec.structs.astuple(death.suspect)
                 worker = death.workers[0]
@@ -277,8 +275,8 @@ def _row(worker: str, key: Key, arm: Arm, now: float) -> dict[str, Any]:
 
 
 def _upsert(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    statement = store.insert(connection, store.arm_stats)
-    keys = [column.name for column in store.arm_stats.primary_key]
+    statement = tables.insert(connection, tables.arm_stats)
+    keys = [column.name for column in tables.arm_stats.primary_key]
     fresh = {name: statement.excluded[name] for name in ("stats", "updated_at")}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=fresh), rows)
 

@@ -9,9 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from bentos.package.manifest import Outcomes
-from bentos.store import commit_order
+from bentos.store import commit_order, tables
 from bentos.store import outcomes as stored
-from bentos.store import tables as store
 from bentos.store.commit_order import START, Place
 
 _MOST = 1000
@@ -26,12 +25,12 @@ def sweep(connection: sa.Connection, policy: str, settings: Outcomes, now: float
     that no sweep, not even a worker's first, reads more than what may still change.
     """
     now = time.time() if now is None else now
-    outcomes = store.outcomes.c
+    outcomes = tables.outcomes.c
     closed = _closed(connection, policy)
     starts = _starts(connection, policy, closed)
     query = (
         sa.select(starts)
-        .outerjoin(store.outcomes, outcomes.episode == starts.c.episode)
+        .outerjoin(tables.outcomes, outcomes.episode == starts.c.episode)
         .where(outcomes.episode.is_(None))
         .order_by(starts.c.xact, starts.c.start_seq)
         .limit(_MOST)
@@ -64,18 +63,18 @@ def _abandon(connection: sa.Connection, policy: str, overdue: Sequence[sa.Row[An
 
 
 def _closed(connection: sa.Connection, policy: str) -> Place:
-    table = store.swept.c
+    table = tables.swept.c
     found = connection.execute(sa.select(table.xact, table.start_seq).where(table.policy == policy)).one_or_none()
     return START if found is None else (found.xact, found.start_seq)
 
 
 def _starts(connection: sa.Connection, policy: str, closed: Place) -> sa.Subquery:
     """The next starts past `closed`, at most `_WINDOW`."""
-    sequence = store.episodes.c.start_seq
+    sequence = tables.episodes.c.start_seq
     return (
-        sa.select(store.episodes)
+        sa.select(tables.episodes)
         .where(
-            store.episodes.c.policy == policy,
+            tables.episodes.c.policy == policy,
             commit_order.settled(sequence, closed, commit_order.horizon(connection)),
         )
         .order_by(*commit_order.order(sequence))
@@ -93,8 +92,8 @@ def _last(connection: sa.Connection, starts: sa.Subquery, otherwise: Place) -> P
 
 def _keep(connection: sa.Connection, policy: str, place: Place) -> None:
     """Note how far all is closed; never back, where another worker was further."""
-    table = store.swept
-    statement = store.insert(connection, table).values(policy=policy, xact=place[0], start_seq=place[1])
+    table = tables.swept
+    statement = tables.insert(connection, table).values(policy=policy, xact=place[0], start_seq=place[1])
     fresh = statement.excluded
     further = sa.tuple_(table.c.xact, table.c.start_seq) < sa.tuple_(fresh.xact, fresh.start_seq)
     connection.execute(

@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from bentos.rows import Array, Decision, Rows, observed
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.tokens import Episode
 
 SHARE = 0.01
@@ -122,7 +122,7 @@ class DecisionLog:
             self._taken += _size(entry)
             self._writing.append(entry)
         if self._writing:
-            connection.execute(store.decisions.insert(), [_row(entry) for entry in self._writing])
+            connection.execute(tables.decisions.insert(), [_row(entry) for entry in self._writing])
 
     def written(self) -> None:
         """The last batch is committed."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 
 FAULT = "fault"
 FALLBACK = "fallback"
@@ -64,7 +64,7 @@ class Events:
 
 def insert(connection: sa.Connection, rows: list[Row]) -> None:
     """Store events that are not there yet."""
-    into = store.insert(connection, store.episode_events)
+    into = tables.insert(connection, tables.episode_events)
     statement = into.on_conflict_do_nothing(index_elements=["episode", "kind"])
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     connection.execute(statement, sorted(rows, key=lambda row: (row["episode"], row["kind"])))
@@ -72,7 +72,7 @@ def insert(connection: sa.Connection, rows: list[Row]) -> None:
 
 def befallen(connection: sa.Connection, episodes: Iterable[str]) -> dict[str, str]:
     """The stored kinds of each of the episodes that met with any, sorted and joined by commas."""
-    table = store.episode_events.c
+    table = tables.episode_events.c
     query = sa.select(table.episode, table.kind).where(table.episode.in_(list(episodes)))
     found: dict[str, list[str]] = {}
     for episode, kind in connection.execute(query):

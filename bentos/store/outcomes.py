@@ -7,8 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos.store import episode_events as events
-from bentos.store import tables as store
+from bentos.store import episode_events, tables
 
 Row = dict[str, Any]
 
@@ -24,8 +23,8 @@ def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
     if not first:
         return set()
     tried = [episode for episode, row in first.items() if row["generation"]]
-    befell = events.befallen(connection, tried) if tried else {}
+    befell = episode_events.befallen(connection, tried) if tried else {}
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     sent = [{**first[episode], "events": befell.get(episode, "")} for episode in sorted(first)]
-    statement = store.insert(connection, store.outcomes).on_conflict_do_nothing(index_elements=["episode"])
-    return set(connection.execute(statement.returning(store.outcomes.c.episode), sent).scalars())
+    statement = tables.insert(connection, tables.outcomes).on_conflict_do_nothing(index_elements=["episode"])
+    return set(connection.execute(statement.returning(tables.outcomes.c.episode), sent).scalars())

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from bentos import files
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.tokens import user_hash
 
 SCOPES = ("all", "user", "episode")
@@ -89,7 +89,7 @@ class Overrides:
 
 def read(connection: sa.Connection, now: float) -> list[Active]:
     """The overrides that hold at `now` (Unix seconds), oldest first."""
-    table = store.overrides
+    table = tables.overrides
     query = sa.select(table).where(table.c.until > now, table.c.cleared_at.is_(None)).order_by(table.c.id)
     return [
         Active(
@@ -111,7 +111,7 @@ def read(connection: sa.Connection, now: float) -> list[Active]:
 
 def log(connection: sa.Connection, policy: str, now: float, limit: int) -> list[dict[str, Any]]:
     """The last `limit` overrides of a policy, newest first, and what became of each: active, expired or cleared."""
-    table = store.overrides
+    table = tables.overrides
     query = sa.select(table).where(table.c.policy == policy).order_by(table.c.id.desc()).limit(limit)
     found = []
     for row in connection.execute(query):
@@ -125,14 +125,14 @@ def log(connection: sa.Connection, policy: str, now: float, limit: int) -> list[
 def put(connection: sa.Connection, values: dict[str, Any]) -> None:
     """Store an override; an earlier one of the same policy, user and episode is cleared in the same transaction."""
     clear(connection, values["policy"], values["user_id"], values["episode"], values["who"], values["set_at"])
-    connection.execute(store.overrides.insert(), values)
+    connection.execute(tables.overrides.insert(), values)
 
 
 def clear(
     connection: sa.Connection, policy: str, user_id: str | None, episode: str | None, who: str, now: float
 ) -> int:
     """Clear the active override of exactly this policy, user and episode; how many rows that were."""
-    table = store.overrides
+    table = tables.overrides
     same_user = table.c.user_id.is_(None) if user_id is None else table.c.user_id == user_id
     same_episode = table.c.episode.is_(None) if episode is None else table.c.episode == episode
     statement = (

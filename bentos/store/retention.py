@@ -7,7 +7,7 @@ import time
 
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 
 DAYS = 30.0
 """How long they are kept, unless `$AIRLOCK_LOG_DAYS` says another."""
@@ -29,12 +29,12 @@ class Retention:
     def run(self, connection: sa.Connection, now: float | None = None) -> bool:
         """Delete a batch of what is too old at `now` (Unix seconds) or too many; whether there may be more of it."""
         before = (time.time() if now is None else now) - self._seconds
-        decisions, rewards, events = store.decisions.c, store.rewards.c, store.episode_events.c
+        decisions, rewards, events = tables.decisions.c, tables.rewards.c, tables.episode_events.c
         deleted = [
             self._oldest(connection, decisions.id, decisions.at, before),
             self._oldest(connection, rewards.reward_seq, rewards.recorded_at, before),
         ]
-        connection.execute(store.episode_events.delete().where(events.at < before))
+        connection.execute(tables.episode_events.delete().where(events.at < before))
         return max(deleted) >= _BATCH
 
     def _oldest(self, connection: sa.Connection, key: sa.Column[int], at: sa.Column[float], before: float) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 
 Row = dict[str, Any]
 Step = tuple[str, int]
@@ -53,8 +53,8 @@ def insert(connection: sa.Connection, given: Sequence[Reported]) -> Stored:
         return Stored(set(), [], {})
     # in one order everywhere: two writers that insert the same keys then wait for each other, but never in a circle
     sent = [first[key].row for key in sorted(first)]
-    table = store.rewards
-    statement = store.insert(connection, table).on_conflict_do_nothing(index_elements=["episode", "step"])
+    table = tables.rewards
+    statement = tables.insert(connection, table).on_conflict_do_nothing(index_elements=["episode", "step"])
     stored = connection.execute(statement.returning(table.c.episode, table.c.step), sent)
     fresh = {(episode, step) for episode, step in stored}
     told = {one.row["episode"]: one for one in first.values()}
@@ -73,12 +73,12 @@ def insert(connection: sa.Connection, given: Sequence[Reported]) -> Stored:
 
 def _complete(connection: sa.Connection, episodes: set[str]) -> dict[str, tuple[float, int]]:
     """Return and length of those of the episodes that ended, have all their rewards, and no outcome yet."""
-    table, outcomes = store.rewards.c, store.outcomes.c
+    table, outcomes = tables.rewards.c, tables.outcomes.c
     if not episodes:
         return {}
     query = (
         sa.select(table.episode, sa.func.min(table.step))
-        .outerjoin(store.outcomes, outcomes.episode == table.episode)
+        .outerjoin(tables.outcomes, outcomes.episode == table.episode)
         .where(table.episode.in_(episodes), table.terminated | table.truncated, outcomes.episode.is_(None))
         .group_by(table.episode)
     )

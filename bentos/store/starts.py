@@ -17,8 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bentos import logs
-from bentos.store import outcomes
-from bentos.store import tables as store
+from bentos.store import outcomes, tables
 from bentos.store.outcomes import WITHDRAWN
 
 Row = dict[str, Any]
@@ -36,26 +35,26 @@ def insert(connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
     latest, by which a start that was given out after all is told from one that still is in doubt.
     """
     sent = {row["episode"]: row for row in rows}
-    statement = store.insert(connection, store.episodes).on_conflict_do_nothing(index_elements=["episode"])
-    fresh = connection.execute(statement.returning(store.episodes.c.episode), list(sent.values())).scalars()
+    statement = tables.insert(connection, tables.episodes).on_conflict_do_nothing(index_elements=["episode"])
+    fresh = connection.execute(statement.returning(tables.episodes.c.episode), list(sent.values())).scalars()
     again = sorted(sent.keys() - set(fresh))
     if not again:
         return set()
-    table = store.episodes
+    table = tables.episodes
     for episode in again:
         last = sent[episode]["started_at"]
         older = (table.c.episode == episode, table.c.started_at < last)
         connection.execute(table.update().where(*older).values(started_at=last))
-    ended = store.outcomes.c
+    ended = tables.outcomes.c
     found = sa.select(ended.episode).where(ended.episode.in_(again), ended.kind == WITHDRAWN)
     return set(connection.execute(found).scalars())
 
 
 def withdraw(connection: sa.Connection, rows: Sequence[Row]) -> int:
     """Close those of the starts that are stored, were not given out since, and have no outcome; how many."""
-    table = store.episodes
+    table = tables.episodes
     # the transaction in doubt may still be open: storing its rows once more waits for its end
-    statement = store.insert(connection, table).on_conflict_do_nothing(index_elements=["episode"])
+    statement = tables.insert(connection, table).on_conflict_do_nothing(index_elements=["episode"])
     never = set(connection.execute(statement.returning(table.c.episode), list(rows)).scalars())
     if never:
         connection.execute(table.delete().where(table.c.episode.in_(never)))

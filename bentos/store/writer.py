@@ -16,9 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from bentos import logs
-from bentos.store import episode_events as events
-from bentos.store import outcomes, rewards, starts
-from bentos.store import tables as store
+from bentos.store import episode_events, outcomes, rewards, starts, tables
 from bentos.store.episode_events import Events
 from bentos.store.rewards import Reported
 from bentos.store.starts import Untold
@@ -202,7 +200,7 @@ class Writer:
             try:
                 with self._connect().begin() as connection:
                     if befell:
-                        events.insert(connection, befell)
+                        episode_events.insert(connection, befell)
                     results = work(connection, jobs)
             except (sa.exc.DataError, sa.exc.IntegrityError) as error:
                 self._pending.give_back(befell)
@@ -250,7 +248,7 @@ class Writer:
 
     def _connect(self) -> sa.Engine:
         if self._engine is None:
-            engine = store.create(self._url)
+            engine = tables.create(self._url)
             if engine.dialect.name == "sqlite":
                 sa.event.listen(engine, "connect", _wait_less)
                 engine.dispose()

@@ -15,11 +15,9 @@ from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from bentos import settings as home
-from bentos.store import tables as store
-from plugins.console import airflow_client as inside
-from plugins.console import commands as operate
-from plugins.console import forms, overview
+from bentos import settings
+from bentos.store import tables
+from plugins.console import airflow_client, commands, forms, overview
 from plugins.console.access import SignedIn, may_act
 from plugins.console.airflow_client import AirflowRefused
 from plugins.console.commands import BadForm
@@ -51,7 +49,7 @@ def who(user: BaseUser) -> str:
 
 async def act(policy: str, action: str, request: Request, user: SignedIn) -> Response:
     """Do what the form asks. A page goes back to the policy's; who wants JSON gets {"said"}. Raises HTTPException."""
-    if (action != RELEASE and action not in operate.DEEDS) or policy not in await work(overview.names):
+    if (action != RELEASE and action not in commands.DEEDS) or policy not in await work(overview.names):
         raise HTTPException(404, f"there is no {action} of a policy {policy!r}")
     try:
         if not await run_in_threadpool(may_act, policy, request, user):
@@ -72,9 +70,9 @@ async def act(policy: str, action: str, request: Request, user: SignedIn) -> Res
 async def _do(policy: str, action: str, request: Request, user: BaseUser, sent: dict[str, str]) -> str:
     try:
         if action != RELEASE:
-            return await work(operate.DEEDS[action], policy, who(user), sent)
-        form = operate.filled(operate.Release, sent)
-        run = await inside.trigger(request, policy, form.conf(), form.reason)
+            return await work(commands.DEEDS[action], policy, who(user), sent)
+        form = commands.filled(commands.Release, sent)
+        run = await airflow_client.trigger(request, policy, form.conf(), form.reason)
     except AirflowRefused as error:
         raise HTTPException(error.status if error.status < 500 else 503, str(error)) from error
     except tuple(kind for kind, _ in _STATUS) as error:
@@ -88,7 +86,7 @@ def _tell(policy: str, user: BaseUser, what: str, words: str, detail: dict[str, 
     """Record what has no row of its own. A log that cannot be written must not hide from the user what happened."""
     log.info("%s of %s by %s: %s %s", what, policy, who(user), words, detail)
     try:
-        audit.record(store.connect(home.database_url()), policy, who(user), what, words, **detail)
+        audit.record(tables.connect(settings.database_url()), policy, who(user), what, words, **detail)
     except sa.exc.SQLAlchemyError:
         log.exception("the audit log of %s could not be written", policy)
 

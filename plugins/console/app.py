@@ -16,11 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from plugins.console import PREFIX, actions, forms, overview
-from plugins.console import airflow_client as inside
-from plugins.console import canary as latest_canary
-from plugins.console import charts as history
-from plugins.console import formatting as words
+from plugins.console import PREFIX, actions, airflow_client, canary, charts, formatting, forms, overview
 from plugins.console.access import MayRead, SignedIn, login_url, may_act, readable
 from plugins.console.thread_pool import work
 
@@ -46,7 +42,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update(words.FILTERS)
+_templates.filters.update(formatting.FILTERS)
 
 
 def _render(template: str, request: Request, **found: Any) -> str:
@@ -83,8 +79,8 @@ async def _policy(template: str, policy: str, request: Request, user: BaseUser) 
     found = await work(_page, policy)
     may = await run_in_threadpool(may_act, policy, request, user)
     try:
-        waiting = overview.Part(await inside.awaited(request, policy))
-    except inside.AirflowRefused as error:
+        waiting = overview.Part(await airflow_client.awaited(request, policy))
+    except airflow_client.AirflowRefused as error:
         waiting = overview.Part(problem=f"Airflow does not tell what waits for approval: {error}")
     form_token = forms.token(user) if may else None
     return HTMLResponse(_render(template, request, page=found, waiting=waiting, form_token=form_token))
@@ -107,7 +103,7 @@ async def policy_data(policy: str) -> Response:
 
 async def policy_history(policy: str) -> Response:
     """Returns, latency and drift over time, as charts draw them."""
-    part = await work(overview.attempt, lambda: history.recent(policy))
+    part = await work(overview.attempt, lambda: charts.recent(policy))
     if part.problem is not None:
         raise HTTPException(503, part.problem)
     return _json({"charts": part.value})
@@ -115,7 +111,7 @@ async def policy_history(policy: str) -> Response:
 
 async def canary_picture(policy: str, request: Request) -> Response:
     """The picture of the running canary, or the last one."""
-    part = await work(overview.attempt, lambda: latest_canary.picture(policy))
+    part = await work(overview.attempt, lambda: canary.picture(policy))
     if part.problem is not None:
         raise HTTPException(503, part.problem)
     if part.value is None:

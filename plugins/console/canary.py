@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.analysis.judge import plan as ramp
-from tasks.analysis.judge.plan import CanaryPlan
+from tasks.analysis.judge.plan import SHADOW, CanaryPlan, weight
 from tasks.analysis.judge.verdict import judge
 from tasks.cache import Fresh
-from tasks.canary import lifecycle as canary
+from tasks.canary import lifecycle
 from tasks.canary.evidence import gather, units
 from tasks.canary.results import last_tried, plan_of, summary
-from tasks.reporting import canary_plot as canary_picture
+from tasks.reporting import canary_plot
 from tasks.tracking.registry import Registry, Version
 
 FRESH_SECONDS = 1.5
@@ -58,7 +57,7 @@ def latest(policy: str) -> CanarySeen | None:
         if version is None:
             return None
         plan = plan_of(registry, policy, version)
-        kept = registry.artifact(version.run_id, canary.VERDICT) if version.tags.get("verdict") else None
+        kept = registry.artifact(version.run_id, lifecycle.VERDICT) if version.tags.get("verdict") else None
     return _seen(plan, version, kept)
 
 
@@ -75,7 +74,7 @@ def _seen(plan: CanaryPlan, version: Version, kept: dict[str, Any] | None) -> Ca
         running,
         verdict,
         reason,
-        ramp.weight(plan, step) if running else 0.0,
+        weight(plan, step) if running else 0.0,
         position(plan, step, evidence.shadowed) if running else "ended",
         judgement,
         found,
@@ -85,7 +84,7 @@ def _seen(plan: CanaryPlan, version: Version, kept: dict[str, Any] | None) -> Ca
 
 def position(plan: CanaryPlan, step: int, shadowed: int) -> str:
     """Where a running canary stands on its ramp."""
-    if step == ramp.SHADOW:
+    if step == SHADOW:
         return f"in shadow, {shadowed} of {plan.shadow_requests} decisions that nobody acts on went well"
     last = len(plan.steps)
     return f"step {step + 1} of {last}: {100 * plan.steps[step]:g} % of units to each arm"
@@ -110,7 +109,7 @@ class Pictures:
                 return picture
             # The reason of a running canary changes with every unit, and the page says it beside the picture.
             reason = "" if seen.running else seen.reason
-            drawn = canary_picture.svg(units(plan), plan, seen.verdict, reason)
+            drawn = canary_plot.svg(units(plan), plan, seen.verdict, reason)
             now = self._clock()
             self._kept[plan.policy] = seen.rows, drawn, now + REST * (now - begun)
             return drawn

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from bentos.store.outcomes import WITHDRAWN
 from tasks.cache import Fresh
 
@@ -52,7 +52,7 @@ class Chart:
 
 def charts(policy: str) -> list[Chart]:
     """Returns, latency and drift over time, as far as there are rows."""
-    with store.connect(home.database_url()).connect() as connection:
+    with tables.connect(settings.database_url()).connect() as connection:
         found = [_returns(connection, policy), *_decisions(connection, policy), _drift(connection, policy)]
     return [chart for chart in found if chart is not None]
 
@@ -71,7 +71,7 @@ def _newest(
 
 
 def _returns(connection: sa.Connection, policy: str) -> Chart | None:
-    table = store.outcomes.c
+    table = tables.outcomes.c
     columns = (table.recorded_at, table.version, table.episode_return, table.kind)
     rows = [row[:3] for row in _newest(connection, table.outcome_seq, policy, *columns) if row.kind != WITHDRAWN]
     if not rows:
@@ -88,7 +88,7 @@ def _returns(connection: sa.Connection, policy: str) -> Chart | None:
 
 
 def _decisions(connection: sa.Connection, policy: str) -> list[Chart]:
-    table = store.decisions.c
+    table = tables.decisions.c
     rows = _newest(connection, table.id, policy, table.at, table.latency_seconds, table.observation_norm)
     if not rows:
         return []
@@ -108,7 +108,7 @@ def _decisions(connection: sa.Connection, policy: str) -> list[Chart]:
 
 
 def _drift(connection: sa.Connection, policy: str) -> Chart | None:
-    table = store.monitor_reports.c
+    table = tables.monitor_reports.c
     rows = [row for row in _newest(connection, table.id, policy, table.at, table.report) if row.report.get("alerts")]
     if not rows:
         return None

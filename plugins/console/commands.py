@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
-from tasks.control import overrides as overriding
+from tasks.control import overrides
 from tasks.control.plane import ControlPlane
 from tasks.errors import Misconfigured
 
@@ -110,14 +110,14 @@ def set_override(policy: str, who: str, fields: Mapping[str, str]) -> str:
     """Put a person's action in the place of the policy's. Raises OverrideRefused and BadForm."""
     form = filled(SetOverride, fields)
     body = {**form.model_dump(exclude={"minutes"}), "ttl_seconds": 60 * form.minutes, "who": who}
-    overriding.call("PUT", policy, json=body)
+    overrides.call("PUT", policy, json=body)
     return f"The override holds for {form.minutes:g} minutes."
 
 
 def clear_override(policy: str, who: str, fields: Mapping[str, str]) -> str:
     """Let the policy decide again. Raises BadForm, and Misconfigured where there was no such override."""
     form = filled(ClearOverride, fields)
-    if not overriding.clear(policy, form.user_id, form.episode, who):
+    if not overrides.clear(policy, form.user_id, form.episode, who):
         raise Misconfigured("that override had ended already")
     return "The override was cleared."
 

@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from plugins.console import canary as latest_canary
 from plugins.console.canary import CanarySeen
 from tasks.alerts.readings import counters, quantile_ms
@@ -138,7 +138,7 @@ def page(policy: str) -> PolicyPage:
         _then(routed, lambda found: served(policy, found)),
         _then(gateway, lambda found: found.drift.get(policy, ())),
         _then(routed, lambda found: list(found.get("overrides", []))),
-        attempt(lambda: story(store.connect(home.database_url()), policy, EVENTS)),
+        attempt(lambda: story(tables.connect(settings.database_url()), policy, EVENTS)),
         attempt(lambda: reports(policy)),
     )
 
@@ -203,7 +203,7 @@ def health_of(document: dict[str, Any], drift: Iterable[Drift]) -> Health:
 
 def served(policy: str, document: dict[str, Any]) -> list[Served]:
     """Each arm of a policy's traffic, from the gateway's document and the stored latency histograms."""
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     found = []
     for name, arm in document.get("arms", {}).items():
         latency = counters(engine, policy, arm["version"])["latency"] if arm.get("version") else {"counts": []}

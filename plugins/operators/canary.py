@@ -66,9 +66,9 @@ class CanaryTrigger(BaseTrigger):
 
 
 def _look(policy: str, generation: str, plan: dict[str, Any]) -> dict[str, Any]:
-    from tasks.canary import lifecycle as canary  # in the thread: importing it must not block the triggerer's loop
+    from tasks.canary import lifecycle  # in the thread: importing it must not block the triggerer's loop
 
-    return canary.look(policy, generation, plan)
+    return lifecycle.look(policy, generation, plan)
 
 
 class CanaryOperator(BaseOperator):
@@ -86,32 +86,32 @@ class CanaryOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start (or take up) the canary and wait."""
-        from tasks.canary import lifecycle as canary
+        from tasks.canary import lifecycle
 
         release = begin(context)
         done = final(release.get_json, "canary/verdict.json")
         if done:
             return dict(done)
-        final(canary.start, release)
+        final(lifecycle.start, release)
         return self._wait(release)
 
     def resume(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Act on what the trigger saw: the next ramp step, or the verdict, computed again from the stored rows."""
-        from tasks.canary import lifecycle as canary
+        from tasks.canary import lifecycle
 
         release = begin(context)
         if event["verdict"] == "continue":
-            final(canary.advance, release)
+            final(lifecycle.advance, release)
             return self._wait(release)
-        outcome = final(canary.finish, release, event)
+        outcome = final(lifecycle.finish, release, event)
         if outcome["verdict"] == "continue":
             return self._wait(release)
         return dict(outcome)
 
     def _wait(self, release: Any) -> Any:
-        from tasks.canary import lifecycle as canary
+        from tasks.canary import lifecycle
 
-        plan = final(canary.plan, release)
+        plan = final(lifecycle.plan, release)
         self.defer(
             trigger=CanaryTrigger(
                 release.policy, plan.generation, plan.document(), self.poll_seconds, self.quiet_seconds

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
 
-from bentos import settings as home
+from bentos import settings
 from tasks.tracking.release import Release
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class MlflowRunLink(BaseOperatorLink):
         release = Release.find(policy_of(ti_key.dag_id), ti_key.run_id)
         if release is None:
             return ""
-        return f"{home.mlflow_url()}/#/experiments/{release.experiment_id}/runs/{release.run_id}"
+        return f"{settings.mlflow_url()}/#/experiments/{release.experiment_id}/runs/{release.run_id}"
 
 
 class ModelVersionLink(BaseOperatorLink):
@@ -45,7 +45,7 @@ class ModelVersionLink(BaseOperatorLink):
         policy = policy_of(ti_key.dag_id)
         release = Release.find(policy, ti_key.run_id)
         version = version_of(release) if release else None
-        return f"{home.mlflow_url()}/#/models/{quote(policy)}/versions/{version}" if version else ""
+        return f"{settings.mlflow_url()}/#/models/{quote(policy)}/versions/{version}" if version else ""
 
 
 class ConsoleLink(BaseOperatorLink):
@@ -55,7 +55,7 @@ class ConsoleLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """URL of the page."""
-        return f"{home.airflow_url()}/airlock/policies/{quote(policy_of(ti_key.dag_id))}"
+        return f"{settings.airflow_url()}/airlock/policies/{quote(policy_of(ti_key.dag_id))}"
 
 
 LINKS = (MlflowRunLink(), ModelVersionLink(), ConsoleLink())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.telemetry import counters as stats
 
 Counts = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class Reading:
 
 def counters(engine: sa.Engine, policy: str, version: str) -> dict[str, Any]:
     """Counters of what a version served, summed over arms, canaries and gateway workers (as `arm_stats.stats`)."""
-    table = store.arm_stats
+    table = tables.arm_stats
     served = table.c.arm != stats.SHADOW
     query = sa.select(table.c.stats).where(table.c.policy == policy, table.c.version == version, served)
     with engine.connect() as connection:

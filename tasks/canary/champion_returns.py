@@ -10,8 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from bentos.store.outcomes import WITHDRAWN
 from tasks.errors import Misconfigured
 from tasks.tracking.registry import Registry
@@ -68,28 +68,28 @@ def of_champion(policy: str) -> Returns:
 
 def stored(policy: str, version: str) -> list[float]:
     """Returns of a version's latest episodes, abandoned ones as they were scored, oldest first."""
-    table = store.outcomes.c
+    table = tables.outcomes.c
     query = (
         sa.select(table.episode_return)
         .where(table.policy == policy, table.version == version, table.kind != WITHDRAWN)
         .order_by(table.outcome_seq.desc())
         .limit(LATEST)
     )
-    with store.connect(home.database_url()).connect() as connection:
+    with tables.connect(settings.database_url()).connect() as connection:
         return [float(row.episode_return) for row in connection.execute(query)][::-1]
 
 
 def traffic(policy: str, now: float | None = None) -> Traffic:
     """Episodes an hour of all versions, over the last 24 hours (or since the first of them)."""
     moment = time.time() if now is None else now
-    table = store.outcomes.c
+    table = tables.outcomes.c
     query = sa.select(sa.func.count(), sa.func.min(table.recorded_at)).where(
         table.policy == policy,
         table.kind != WITHDRAWN,
         table.recorded_at >= moment - 3600 * TRAFFIC_HOURS,
         table.recorded_at <= moment,
     )
-    with store.connect(home.database_url()).connect() as connection:
+    with tables.connect(settings.database_url()).connect() as connection:
         count, first = connection.execute(query).one()
     hours = (moment - first) / 3600 if count else 0.0
     if count < 2 or hours <= 0:

@@ -6,10 +6,10 @@ import time
 
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.canary import Canary, parse
 from bentos.routing.faults import KILLED_WORKER
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.telemetry import counters as stats
 from tasks.analysis.judge.guardrails import ArmStats
 from tasks.analysis.judge.plan import CanaryPlan
@@ -22,8 +22,8 @@ from tasks.tracking.registry import Registry
 def units(plan: CanaryPlan) -> Units:
     """The canary's units as stored: first experiment episodes in order of start, with their outcomes."""
     arms = ("challenger",) if plan.champion is None else ("control", "challenger")
-    url = home.database_url()
-    with store.connect(url).connect() as connection:
+    url = settings.database_url()
+    with tables.connect(url).connect() as connection:
         starts = kept(url, plan.policy, plan.generation).read(connection)
     return analyse(
         (start for start in starts if start.arm in arms),
@@ -39,8 +39,8 @@ def gather(plan: CanaryPlan) -> Evidence:
     tag, champion = (model.tags.get("canary"), model.aliases.get("champion")) if model else (None, None)
     canary, stopped = _running(tag, champion, plan.generation)
     since = canary.started_at if canary else 0.0
-    with store.connect(home.database_url()).connect() as connection:
-        faults = store.fault_events
+    with tables.connect(settings.database_url()).connect() as connection:
+        faults = tables.fault_events
         events = connection.execute(
             sa.select(faults.c.kind, faults.c.detail)
             .where(faults.c.policy == plan.policy, faults.c.version == plan.version, faults.c.at >= since)
@@ -48,7 +48,7 @@ def gather(plan: CanaryPlan) -> Evidence:
             .where(faults.c.kind != KILLED_WORKER)
             .order_by(faults.c.id)
         ).all()
-        counters = store.arm_stats
+        counters = tables.arm_stats
         counted = connection.execute(
             sa.select(counters.c.arm, counters.c.stats).where(
                 counters.c.policy == plan.policy, counters.c.generation == plan.generation

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from tasks.analysis.judge import anchor
-from tasks.analysis.judge import plan as ramp
 from tasks.analysis.judge.anchor import Anchor
-from tasks.analysis.judge.plan import CanaryPlan
+from tasks.analysis.judge.plan import CanaryPlan, first_step, weight
 from tasks.analysis.judge.verdict import Judgement, judge, settle
 from tasks.analysis.sequential.decision import Bounds
-from tasks.canary import record as judged
+from tasks.canary import record
 from tasks.canary.evidence import gather
 from tasks.canary.readiness import GatewayNotReady, VersionRefused, await_gateway, await_version
 from tasks.control.plane import ANCHOR, ControlPlane
@@ -60,10 +59,8 @@ def start(release: Release, ready_seconds: float = READY_SECONDS) -> dict[str, A
         return {"verdict": ended, "generation": agreed.generation, "version": agreed.version}
     if not before["canary"]:
         _await(release, control, agreed, lambda: await_gateway(ready_seconds))
-    step = ramp.first_step(agreed)
-    document = control.start_canary(
-        release.policy, agreed.version, agreed.generation, ramp.weight(agreed, step), step=step
-    )
+    step = first_step(agreed)
+    document = control.start_canary(release.policy, agreed.version, agreed.generation, weight(agreed, step), step=step)
     if document["champion"] != agreed.champion:
         _write_plan(release, document["champion"])
     _await(release, control, agreed, lambda: await_version(release.policy, agreed.version, ready_seconds))
@@ -94,7 +91,7 @@ def advance(release: Release) -> dict[str, Any]:
         return {"stopped": evidence.stopped}
     step = evidence.step + judge(evidence, agreed).advance
     try:
-        return control.set_weight(release.policy, agreed.generation, ramp.weight(agreed, step), step)
+        return control.set_weight(release.policy, agreed.generation, weight(agreed, step), step)
     except CanaryMoved as error:
         return {"stopped": str(error)}
 
@@ -112,12 +109,12 @@ def finish(release: Release, judgement: dict[str, Any] | None = None) -> dict[st
     control.reconcile(release.policy)
     tags = control.state(release.policy)["versions"].get(agreed.version, {})
     ended = tags.get("verdict")
-    kept = release.get_json(judged.ARTIFACT) if ended else None
-    evidence = judged.evidence(kept)[0] if kept else gather(agreed)
+    kept = release.get_json(record.ARTIFACT) if ended else None
+    evidence = record.evidence(kept)[0] if kept else gather(agreed)
     found = judge(evidence, agreed)
     verdict, reason = (ended, tags.get("reason", "")) if ended else settle(found, judgement, evidence.paused)
     if verdict != "continue" and not kept:
-        release.put_json(judged.ARTIFACT, judged.document(evidence, judgement))
+        release.put_json(record.ARTIFACT, record.document(evidence, judgement))
     if verdict != "continue" and not ended:
         verdict, reason = _act(control, agreed, verdict, reason, found.difference)
     document = _document(agreed, found, verdict, reason)

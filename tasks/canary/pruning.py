@@ -13,9 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import commit_order
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import commit_order, tables
 from bentos.store.commit_order import START
 from tasks.canary.champion_returns import LATEST
 from tasks.control.writes import canary_of
@@ -61,7 +60,7 @@ def prune(
     """
     if not older_than_days >= 1:
         raise Misconfigured(f"expected at least 1 day, came {older_than_days:g}: younger rows may still be needed")
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     before = _before(engine, (time.time() if now is None else now) - DAY * older_than_days)
     with Registry() as registry:
         chosen = [policy] if policy else _names(engine)
@@ -70,14 +69,14 @@ def prune(
 
 def _before(engine: sa.Engine, wanted: float) -> float:
     """When what may go was stored at the latest: not after the first logged decision, whose episode learning needs."""
-    table = store.decisions.c
+    table = tables.decisions.c
     with engine.connect() as connection:
         first = connection.execute(sa.select(table.at).order_by(table.id).limit(1)).scalar()
     return wanted if first is None else min(wanted, float(first))
 
 
 def _names(engine: sa.Engine) -> list[str]:
-    names = {name for table in (store.episodes, store.outcomes) for name in _distinct(engine, table.c.policy)}
+    names = {name for table in (tables.episodes, tables.outcomes) for name in _distinct(engine, table.c.policy)}
     return sorted(names)
 
 
@@ -89,21 +88,21 @@ def _prune(engine: sa.Engine, registry: Registry, policy: str, before: float, dr
     keep = _keep(engine, registry, policy, model)
     generations = {
         generation
-        for table in (store.episodes, store.outcomes)
+        for table in (tables.episodes, tables.outcomes)
         for generation in _distinct(engine, table.c.generation, table.c.policy == policy)
     }
     for generation in sorted(generations - keep.generations - {""}):
         if _ended(engine, policy, generation, before) and not _needed(engine, policy, generation, keep):
             found.canaries += 1
-            for table in (store.episodes, store.outcomes, store.arm_stats):
+            for table in (tables.episodes, tables.outcomes, tables.arm_stats):
                 ours = (table.c.policy == policy, table.c.generation == generation)
                 found.add(table, _delete(engine, table, ours, dry_run))
     _outside(engine, policy, before, keep, dry_run, found)
-    reports = store.monitor_reports
+    reports = tables.monitor_reports
     newest = sa.select(sa.func.max(reports.c.id)).where(reports.c.policy == policy).scalar_subquery()
     old = (reports.c.policy == policy, reports.c.at < before, reports.c.id != newest)
     found.add(reports, _delete(engine, reports, old, dry_run))
-    counters = store.arm_stats
+    counters = tables.arm_stats
     left = (counters.c.policy == policy, counters.c.generation == "", counters.c.updated_at < before)
     found.add(counters, _delete(engine, counters, (*left, counters.c.version.not_in(keep.outcomes)), dry_run))
     return found
@@ -118,7 +117,7 @@ def _keep(engine: sa.Engine, registry: Registry, policy: str, model: Model) -> K
     if canary is not None:
         wanted.add(canary.generation)
         aliased.add(canary.version)
-    table = store.outcomes.c
+    table = tables.outcomes.c
     first: dict[str, int] = {}
     with engine.connect() as connection:
         for version in aliased:
@@ -144,7 +143,7 @@ def _distinct(engine: sa.Engine, column: sa.Column[str], *where: sa.ColumnElemen
 
 def _ended(engine: sa.Engine, policy: str, generation: str, before: float) -> bool:
     """Whether the last that is known of a canary is old."""
-    ends = ((store.outcomes, "recorded_at", "outcome_seq"), (store.episodes, "started_at", "start_seq"))
+    ends = ((tables.outcomes, "recorded_at", "outcome_seq"), (tables.episodes, "started_at", "start_seq"))
     with engine.connect() as connection:
         for table, at, sequence in ends:
             query = (
@@ -161,7 +160,7 @@ def _ended(engine: sa.Engine, policy: str, generation: str, before: float) -> bo
 
 def _needed(engine: sa.Engine, policy: str, generation: str, keep: Keep) -> bool:
     """Whether outcomes that a baseline is made of are this canary's."""
-    table = store.outcomes.c
+    table = tables.outcomes.c
     with engine.connect() as connection:
         return any(
             connection.execute(
@@ -192,7 +191,7 @@ def _delete(engine: sa.Engine, table: sa.Table, where: tuple[sa.ColumnElement[bo
 
 def _outside(engine: sa.Engine, policy: str, before: float, keep: Keep, dry_run: bool, found: Pruned) -> None:
     """Outcomes of the champion's traffic outside any experiment, oldest first, up to the first batch of young ones."""
-    table = store.outcomes
+    table = tables.outcomes
     sequence = table.c.outcome_seq
     place = START
     while True:

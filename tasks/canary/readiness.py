@@ -6,7 +6,7 @@ import time
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
 
 _POLL_SECONDS = 0.3
@@ -29,7 +29,7 @@ def await_gateway(seconds: float) -> None:
         if problem is None:
             return
         if time.monotonic() >= deadline:
-            raise GatewayNotReady(f"the gateway at {home.gateway_url()} is down: {problem}")
+            raise GatewayNotReady(f"the gateway at {settings.gateway_url()} is down: {problem}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -44,13 +44,13 @@ def await_version(policy: str, version: str, seconds: float) -> None:
             raise VersionRefused(f"the gateway refuses version {version}: {problem}")
         if time.monotonic() >= deadline:
             raise GatewayNotReady(
-                f"the gateway at {home.gateway_url()} did not load version {version} in {seconds:g} s: {problem}"
+                f"the gateway at {settings.gateway_url()} did not load version {version} in {seconds:g} s: {problem}"
             )
         time.sleep(_POLL_SECONDS)
 
 
 def _get(path: str) -> httpx.Response:
-    url = home.gateway_url()
+    url = settings.gateway_url()
     return httpx.get(f"{url}{path}", timeout=_TIMEOUT_SECONDS, verify=trusted(url))
 
 

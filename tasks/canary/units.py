@@ -9,8 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos.store import commit_order
-from bentos.store import tables as store
+from bentos.store import commit_order, tables
 from bentos.store.commit_order import START, Place
 from bentos.store.outcomes import WITHDRAWN
 from tasks.analysis.judge.units import Start
@@ -45,7 +44,7 @@ class StoredUnits:
             return list(self._starts)
 
     def _read_starts(self, connection: sa.Connection, below: int) -> None:
-        table = store.episodes.c
+        table = tables.episodes.c
         query = self._new(
             (table.episode, table.unit, table.arm, table.covariate), table.start_seq, self._started, below
         )
@@ -58,7 +57,7 @@ class StoredUnits:
             self._starts.append(Start(sequence, unit, arm, None, False, covariate=covariate))
 
     def _read_outcomes(self, connection: sa.Connection, below: int) -> None:
-        table = store.outcomes.c
+        table = tables.outcomes.c
         columns = (table.episode, table.episode_return, table.kind, table.events)
         query = self._new(columns, table.outcome_seq, self._ended, below)
         for xact, sequence, episode, value, kind, events in connection.execute(query):

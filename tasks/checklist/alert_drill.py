@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-from tasks.alerts import notify
-from tasks.alerts import rules as alerts
+from tasks.alerts import notify, rules
 from tasks.alerts.readings import Reading
 from tasks.checklist.types import Finding
 from tasks.spec.sections import PolicySpec
@@ -58,10 +57,10 @@ def alerts_working(spec: PolicySpec, version: str, evidence: Mapping[str, Readin
 
     It goes to a receiver of this check and to every one the spec notifies, and says that it is a drill.
     """
-    rule = next(rule for rule in alerts.rules(spec) if rule.alert == DRILLED)
+    rule = next(rule for rule in rules.rules(spec) if rule.alert == DRILLED)
     reading = evidence[rule.metric]
     tight = replace(rule, threshold=min(rule.threshold, reading.value / 2), minimum_samples=0)
-    raised = alerts.evaluate([tight], evidence, spec.name, version, at)
+    raised = rules.evaluate([tight], evidence, spec.name, version, at)
     drilled = [replace(alert, severity="warning", summary=f"drill: {alert.summary}") for alert in raised]
     with Receiver() as receiver:
         deliveries = notify.deliver(drilled, [receiver.url, *spec.alerts.notify])

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.package.manifest import Manifest
 from bentos.package.session import Policy
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.alerts import readings
 from tasks.canary.champion_returns import LATEST
 from tasks.checklist import live
@@ -47,7 +47,7 @@ def checks(
     release: Release, control: ControlPlane, package: Policy, version: str, given: Inputs
 ) -> dict[str, Callable[[], Finding]]:
     """The checks by id, in order; `given` are inputs that the live gateway is asked with."""
-    spec, manifest, url = release.spec, package.manifest, home.gateway_url()
+    spec, manifest, url = release.spec, package.manifest, settings.gateway_url()
     look = _once(partial(observe, url, release.policy, version, given))
 
     def alarm() -> Finding:
@@ -71,7 +71,7 @@ def observe(url: str, policy: str, version: str, given: Inputs) -> Observed:
 
     On a machine too busy for it the probe goes on until there are requests enough to tell, within its patience.
     """
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     before = readings.counters(engine, policy, version)["decisions"]
     with Sampler(url) as sampler, Load(url, policy, given, rows=PROBE_ROWS) as probe:
         began = time.monotonic()
@@ -113,7 +113,7 @@ def _returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
 
 def reported_returns(engine: sa.Engine, policy: str, version: str) -> list[float]:
     """The latest returns that clients reported for episodes of a version, oldest first."""
-    table = store.outcomes.c
+    table = tables.outcomes.c
     query = (
         sa.select(table.episode_return)
         .where(table.policy == policy, table.version == version, table.kind == "reported")

@@ -12,7 +12,7 @@ import msgspec
 from bentos.package.manifest import Manifest
 from bentos.package.session import Policy
 from bentos.routing.version import same_questions
-from tasks.build.packaging import scratch_server as server
+from tasks.build.packaging import scratch_server
 from tasks.build.packaging.scratch_server import Server
 from tasks.checklist import envelope, served
 from tasks.checklist import package as packaged
@@ -89,9 +89,9 @@ class Servers:
         given = package.baseline().inputs
         marker = only_observations(take(given, slice(size(given) // 2, size(given) // 2 + 1)))
         broken = poison(package.directory, package.manifest, marker, self._scratch / "poisoned")
-        whole = server.start(self._bento, self._scratch / "server")
+        whole = scratch_server.start(self._bento, self._scratch / "server")
         self._started.append(whole)
-        breaking = server.start(self._bento, self._scratch / "broken", {"AIRLOCK_PACKAGE": str(broken)})
+        breaking = scratch_server.start(self._bento, self._scratch / "broken", {"AIRLOCK_PACKAGE": str(broken)})
         self._started.append(breaking)
         for one in self._started:
             one.wait_ready()

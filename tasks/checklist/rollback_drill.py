@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from bentos import settings as home
+from bentos import settings
 from tasks.checklist.load import Answer, Load
 from tasks.checklist.types import Finding
 from tasks.control.plane import ControlPlane
@@ -28,7 +28,7 @@ _POLLS = 1.5
 
 def rollback_tested(control: ControlPlane, url: str, policy: str, version: str, given: Inputs) -> Finding:
     """Roll back and forth with requests running: both moves seen of all gateways in time, no request failed."""
-    lasting = _POLLS * home.poll_seconds()
+    lasting = _POLLS * settings.poll_seconds()
     with Load(url, policy, given, kept_connections=0) as load:
         if load.wait_for(lambda answer: answer.version == version, 0.0, MAX_SECONDS) is None:
             last = load.answers[-1] if load.answers else None

@@ -9,10 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tasks.cli import alerts, demo, export, overrides, policies, releases, stack, store, verify
-from tasks.cli import plan as files
-from tasks.cli import plan as planning
-from tasks.cli import serve as live
+from tasks.cli import alerts, demo, export, overrides, plan, policies, releases, serve, stack, store, verify
 
 app = typer.Typer(
     name="airlock",
@@ -48,11 +45,11 @@ app.command("override")(overrides.override)
 app.add_typer(policies.app, name="policies")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(store.app, name="store")
-app.command("traffic")(live.traffic)
+app.command("traffic")(serve.traffic)
 app.command("export")(export.export)
-app.command("serve")(live.serve)
-app.command("analyze")(files.analyze)
-app.command("plan")(planning.plan)
+app.command("serve")(serve.serve)
+app.command("analyze")(plan.analyze)
+app.command("plan")(plan.plan)
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 

@@ -31,7 +31,7 @@ def traffic(
     as_json: Json = False,
 ) -> None:
     """Play simulated users: real Gymnasium episodes through the gateway. Exits with 1 when a request failed."""
-    from bentos import settings as home
+    from bentos import settings
     from tasks.canary.traffic import play
 
     stopped: list[int] = []
@@ -47,7 +47,7 @@ def traffic(
 
         document = play(
             policy,
-            url or home.gateway_url(),
+            url or settings.gateway_url(),
             episodes=episodes,
             concurrency=concurrency,
             users=users,
@@ -83,14 +83,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Serve one policy, without a registry, in the foreground, until SIGTERM."""
-    from bentos import settings as home
+    from bentos import settings
     from tasks.ports import is_free
     from tasks.stack.ports import holder
 
     target, environment = _servable(what)
     if not is_free(port, host):
         raise CommandError(f"port {port} is taken by {holder(port) or 'another process'}; choose another with --port")
-    state = home.home() / "serve" / str(port) / "bentoml"
+    state = settings.home() / "serve" / str(port) / "bentoml"
     state.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bentoml", "serve", target, "--host", host, "--port", str(port)]
     # `bentoml serve` empties the metrics directory of its home: each server has one of its own.

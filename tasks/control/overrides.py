@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bentos import settings as home
-from bentos.store import overrides
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import overrides, tables
 
 
 class OverrideRefused(Exception):
@@ -23,8 +22,8 @@ def call(method: str, policy: str, url: str | None = None, **sent: Any) -> dict[
 
     from bentos.http_client import trusted
 
-    base = (url or home.gateway_url()).rstrip("/")
-    headers = {"Authorization": f"Bearer {home.secret('admin_token')}"}
+    base = (url or settings.gateway_url()).rstrip("/")
+    headers = {"Authorization": f"Bearer {settings.secret('admin_token')}"}
     try:
         address = f"{base}/v1/policies/{policy}/override"
         response = httpx.request(method, address, headers=headers, timeout=30, verify=trusted(base), **sent)
@@ -46,5 +45,5 @@ def clear(policy: str, user_id: str | None, episode: str | None, who: str) -> in
 
     Gateways follow the table within a second, so this works while one of them is down.
     """
-    with store.connect(home.database_url()).begin() as connection:
+    with tables.connect(settings.database_url()).begin() as connection:
         return overrides.clear(connection, policy, user_id, episode, who, time.time())

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from bentos import settings as home
+from bentos import settings
 from bentos.canary import Canary
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.analysis.judge.anchor import Anchor
 from tasks.control import audit, intents
 from tasks.control.intents import Write
@@ -342,6 +342,6 @@ class ControlPlane:
 
 def reconcile_all(who: str) -> int:
     """Finish what killed transitions left, for every policy; returns how many there were."""
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     policies = intents.policies_with_pending(engine)
     return sum(ControlPlane(who).reconcile(policy) for policy in policies)

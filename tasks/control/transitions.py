@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control import intents
 from tasks.control.intents import Intent, Write
 from tasks.control.lease import Lease, held
@@ -23,7 +23,7 @@ class Transitions:
         self._who = who
         self._registry = registry
         self._wait = wait
-        self._engine: sa.Engine = store.connect(home.database_url())
+        self._engine: sa.Engine = tables.connect(settings.database_url())
         self._leases: dict[str, Lease] = {}
 
     def make(self, policy: str, kind: str, reason: str, writes: Callable[[], list[Write]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bentos.package.manifest import Space
-from tasks.analysis.off_policy import importance_sampling as ope
+from tasks.analysis.off_policy import importance_sampling
 from tasks.analysis.off_policy.fitted_q import Act, Fitted, Logged, Neighbourhood
 from tasks.analysis.off_policy.importance_sampling import Estimate, Floats, Played
 from tasks.inputs import Array
@@ -79,7 +79,7 @@ def judge(
 
     Each method is a two-sided interval at confidence 1 - alpha/3 (Bonferroni); see `decide`.
     """
-    counts = ope.resampled(held_out.episodes, seed)
+    counts = importance_sampling.resampled(held_out.episodes, seed)
     logged = held_out.returns
     share = alpha / METHODS
     horizon = int(max(trained_on.lengths.max(), held_out.lengths.max()))
@@ -95,12 +95,12 @@ def judge(
         means = counts @ logged / held_out.episodes
         every = np.ones((1, held_out.episodes))
         both: dict[str, Callable[[Floats], Floats]] = {
-            "weighted per-decision importance sampling": lambda given: ope.per_decision(played, given),
-            "weighted doubly robust": lambda given: ope.doubly_robust(played, q, v, given),
+            "weighted per-decision importance sampling": lambda given: importance_sampling.per_decision(played, given),
+            "weighted doubly robust": lambda given: importance_sampling.doubly_robust(played, q, v, given),
         }
         for method, estimator in both.items():
             value, mean = float(estimator(every)[0]), float(logged.mean())
-            found.append(ope.estimate(method, estimator(counts), value, means, mean, share, doubt))
+            found.append(importance_sampling.estimate(method, estimator(counts), value, means, mean, share, doubt))
     passed, reason = (False, ALIKE) if alike else decide(found, require)
     return Verdict(passed, reason, held_out.episodes, len(held_out), float(logged.mean()), effective, tuple(found))
 

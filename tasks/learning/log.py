@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from bentos.package.manifest import Space
 from bentos.rows import POLICY
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.inputs import Array
 from tasks.learning.dataset import Transitions
 from tasks.spec.safety import Range
@@ -80,14 +80,14 @@ class Found:
 
 def waiting(connection: sa.Connection, policy: str, through: int) -> int:
     """How many decisions were logged after the one with the id `through`."""
-    table = store.decisions.c
+    table = tables.decisions.c
     query = sa.select(sa.func.count()).where(table.policy == policy, table.id > through)
     return int(connection.execute(query).scalar_one())
 
 
 def versions(connection: sa.Connection, policy: str) -> list[str]:
     """The versions that answered a logged decision."""
-    table = store.decisions.c
+    table = tables.decisions.c
     query = sa.select(table.version).distinct().where(table.policy == policy, table.version.is_not(None))
     return sorted(str(row.version) for row in connection.execute(query))
 
@@ -97,7 +97,7 @@ def collect(connection: sa.Connection, wanted: Wanted, foreign: frozenset[str] =
 
     Versions in `foreign` have other spaces than the champion.
     """
-    table = store.decisions.c
+    table = tables.decisions.c
     newest = connection.execute(
         sa.select(table.id, table.episode)
         .where(table.policy == wanted.policy)
@@ -143,7 +143,7 @@ def _episodes(connection: sa.Connection, policy: str, keys: Sequence[str]) -> It
     for at in range(0, len(keys), _CHUNK):
         some = keys[at : at + _CHUNK]
         found = {key: _Episode(key, [], [], None) for key in some}
-        decisions, rewards, outcomes = store.decisions, store.rewards, store.outcomes
+        decisions, rewards, outcomes = tables.decisions, tables.rewards, tables.outcomes
         query = sa.select(decisions).where(decisions.c.policy == policy, decisions.c.episode.in_(some))
         for row in connection.execute(query.order_by(decisions.c.step, decisions.c.id)):
             found[row.episode].decisions.append(row)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.store.tables import outcomes
 from tasks.alerts.readings import counters
 from tasks.checklist import live
@@ -164,10 +164,10 @@ def _errors(spec: PolicySpec, evidence: Evidence) -> Finding:
 
 
 def _resources(spec: PolicySpec, evidence: Evidence) -> Finding:
-    with Sampler(home.gateway_url()) as sampler:
+    with Sampler(settings.gateway_url()) as sampler:
         sampler.wait(SAMPLE_SECONDS)
     if not sampler.samples:
-        return Finding("skip", f"the gateway at {home.gateway_url()} tells nothing of its workers")
+        return Finding("skip", f"the gateway at {settings.gateway_url()} tells nothing of its workers")
     return live.resource_usage(sampler.samples, int(evidence.seen.counters["decisions"]))
 
 

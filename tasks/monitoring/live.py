@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
 from tasks.cache import Fresh
 from tasks.errors import first_line
@@ -52,8 +52,8 @@ class Live:
 
 def live(url: str | None = None) -> Live:
     """Ask the gateway, with the admin token, which stays here. Raises GatewaySilent."""
-    base = (url or home.gateway_url()).rstrip("/")
-    token = {"Authorization": f"Bearer {home.secret('admin_token')}"}
+    base = (url or settings.gateway_url()).rstrip("/")
+    token = {"Authorization": f"Bearer {settings.secret('admin_token')}"}
     try:
         with httpx.Client(base_url=base, timeout=TIMEOUT_SECONDS, verify=trusted(base)) as client:
             answer = client.get("/v1/policies", headers=token).raise_for_status().json()
@@ -113,4 +113,4 @@ def recent_again() -> None:
 
 def recent() -> Live:
     """What the gateway said, at most a second ago. Raises GatewaySilent."""
-    return _recent(home.gateway_url())
+    return _recent(settings.gateway_url())

@@ -16,17 +16,15 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
-from tasks.alerts import notify
-from tasks.alerts import rules as alerts
+from bentos import settings
+from bentos.store import tables
+from tasks.alerts import notify, rules
 from tasks.alerts.readings import Reading, readings
 from tasks.checklist.render import as_text
 from tasks.checklist.types import Checklist, plain
-from tasks.control import audit
-from tasks.control import manual_moves as hand_moves
+from tasks.control import audit, manual_moves
 from tasks.control.plane import ControlPlane
-from tasks.monitoring import actions as monitor_actions
+from tasks.monitoring import actions
 from tasks.monitoring.checks import Evidence, checks, drift, gather
 from tasks.monitoring.hysteresis import Standing, after
 from tasks.monitoring.reports import WHO, Memory, keep, memory
@@ -59,10 +57,10 @@ def monitor(policy: str, run_id: str) -> dict[str, Any]:
     LeaseHeld where another try may do.
     """
     spec, who = load(policy), f"{WHO} {run_id}"
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     control = ControlPlane(who)
     control.reconcile(policy)  # what a killed drill or promotion left is no champion to judge
-    hand_moves.notice(policy, who)
+    manual_moves.notice(policy, who)
     state = control.state(policy)
     champion = state["champion"]
     if champion is None:
@@ -76,8 +74,8 @@ def monitor(policy: str, run_id: str) -> dict[str, Any]:
     log.info("\n%s", as_text(found.checklist))
     standings = _standings(spec, before, found, at)
     shown = _alerts(spec, before, found, standings)
-    action = monitor_actions.choose(spec, state, found.breached, found.shifted, standings, before.acted_at, at)
-    action = monitor_actions.take(control, policy, champion, action, _why(found))
+    action = actions.choose(spec, state, found.breached, found.shifted, standings, before.acted_at, at)
+    action = actions.take(control, policy, champion, action, _why(found))
     _tell(engine, spec, who, champion, before, shown, found, at)
     if action["what"] != "none":
         audit.record(engine, policy, who, action["what"], action["why"], version=champion)
@@ -120,7 +118,7 @@ def look(
     checklist = replace(checklist, verdict="fail" if failed else "pass")
     numbers = readings(evidence.seen.counters, evidence.baseline_return, evidence.seen.figures)
     numbers["gateway_up"] = Reading(evidence.seen.gateway_up, 1)
-    numbers["canary_hours"] = Reading(monitor_actions.canary_hours(spec.name, model, at), 1)
+    numbers["canary_hours"] = Reading(actions.canary_hours(spec.name, model, at), 1)
     return Found(checklist, verdict, breached, shifted, evidence, numbers)
 
 
@@ -130,7 +128,7 @@ def _standings(spec: PolicySpec, before: Memory, found: Found, at: float) -> dic
         BREACH: (found.breached, spec.monitor.breach_runs),
         SHIFT: (found.shifted, spec.monitor.breach_runs),
     }
-    for rule in alerts.rules(spec):
+    for rule in rules.rules(spec):
         reading = found.readings.get(rule.metric)
         told = reading is not None and reading.samples >= rule.minimum_samples
         followed[_key(rule)] = (rule.breached(reading) if reading is not None and told else None, 1)
@@ -140,13 +138,13 @@ def _standings(spec: PolicySpec, before: Memory, found: Found, at: float) -> dic
     }
 
 
-def _key(rule: alerts.Rule) -> str:
+def _key(rule: rules.Rule) -> str:
     return f"{rule.alert} {rule.metric}"
 
 
 def _alerts(spec: PolicySpec, before: Memory, found: Found, standings: Mapping[str, Standing]) -> list[dict[str, Any]]:
     shown = []
-    for rule in alerts.rules(spec):
+    for rule in rules.rules(spec):
         standing, reading = standings[_key(rule)], found.readings.get(rule.metric)
         shown.append(
             {
@@ -188,7 +186,7 @@ def _tell(
         detail = plain({"metric": item["metric"], "value": value, "threshold": item["threshold"], "version": version})
         audit.record(engine, spec.name, who, what, f"{item['name']}: {summary}", **detail)
         changed.append(
-            alerts.Alert(
+            rules.Alert(
                 item["name"],
                 spec.name,
                 version,
@@ -224,7 +222,7 @@ def _why(found: Found) -> str:
 def _drifted(evidence: Evidence) -> dict[str, float]:
     """Sequential evidence of drift that is past its alarm, by metric."""
     told = evidence.seen.figures.items()
-    return {name: value for name, value in told if name.endswith("_drift") and value >= alerts.DRIFT_ALARM}
+    return {name: value for name, value in told if name.endswith("_drift") and value >= rules.DRIFT_ALARM}
 
 
 def _remember(

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from bentos.store.tables import intents, monitor_reports
 from tasks.checklist.types import Checklist
 from tasks.monitoring.hysteresis import Standing
@@ -117,9 +117,9 @@ class Report:
 
 def reports(policy: str, limit: int = SHOWN) -> list[Report]:
     """The last `limit` reports of a policy, newest first."""
-    table = store.monitor_reports
+    table = tables.monitor_reports
     query = sa.select(table).where(table.c.policy == policy).order_by(table.c.id.desc()).limit(limit)
-    with store.connect(home.database_url()).connect() as connection:
+    with tables.connect(settings.database_url()).connect() as connection:
         rows = connection.execute(query).all()
     return [_report(row.version, row.at, row.verdict, dict(row.report)) for row in rows]
 

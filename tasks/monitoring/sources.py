@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
 from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
 from tasks.alerts.readings import GAUGES, Gauge, counters
@@ -147,7 +147,7 @@ class PrometheusSource:
 
 def source(engine: sa.Engine, prometheus_url: str | None) -> Source:
     """Prometheus where one is configured, else the gateway itself."""
-    return PrometheusSource(prometheus_url) if prometheus_url else GatewaySource(engine, home.gateway_url())
+    return PrometheusSource(prometheus_url) if prometheus_url else GatewaySource(engine, settings.gateway_url())
 
 
 def difference(now: dict[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:

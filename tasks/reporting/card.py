@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tasks.canary import lifecycle as canary
+from tasks.canary import lifecycle
 from tasks.canary.evidence import units
 from tasks.checklist.types import PHASES, Checklist
 from tasks.reporting import plots
@@ -83,7 +83,7 @@ def gather(release: Release, version: str) -> Evidence:
 
 def _against(registry: Registry, release: Release, version: str) -> tuple[str | None, tuple[Difference, ...]]:
     """The champion that the candidate was tried against (or would be now), and what sets them apart."""
-    plan, model = registry.artifact(release.run_id, canary.PLAN), registry.model(release.policy)
+    plan, model = registry.artifact(release.run_id, lifecycle.PLAN), registry.model(release.policy)
     champion = plan["champion"] if plan else model.aliases.get("champion") if model else None
     serving = registry.version(release.policy, champion) if champion not in (None, version) else None
     if serving is None:
@@ -115,5 +115,5 @@ def draw(evidence: Evidence, folder: Path, course: Draw | None = None) -> list[s
 
 def _picture_canary(release: Release, verdict: Mapping[str, Any], path: Path) -> Path:
     """The canary's course, from the stored units, up to its verdict."""
-    plan = canary.plan(release)
+    plan = lifecycle.plan(release)
     return picture(path, units(plan), plan, str(verdict["verdict"]), str(verdict.get("reason", "")))

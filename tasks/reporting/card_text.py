@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from bentos import settings as home
+from bentos import settings
 from tasks.build.variants.selection import COMPARED_BATCH
 from tasks.checklist.render import as_markdown
 from tasks.checklist.types import Checklist
@@ -187,8 +187,8 @@ def links(evidence: Evidence, mlflow: str = "") -> str:
     version = f"{base}#/models/{evidence.policy}/versions/{evidence.version}"
     found = [
         *([f"[Model version]({version})"] if mlflow else []),
-        f"[DAG run]({home.airflow_url()}/dags/{run})",
-        f"[Console]({home.airflow_url()}/airlock/policies/{evidence.policy})",
+        f"[DAG run]({settings.airflow_url()}/dags/{run})",
+        f"[Console]({settings.airflow_url()}/airlock/policies/{evidence.policy})",
         f"[MLflow run]({base}#/experiments/{evidence.experiment_id}/runs/{evidence.run_id})",
         f"[Whole card]({base}{_artifact(evidence, 'card/card.md')})",
         *([f"[Evidence bundle]({base}{_artifact(evidence, evidence.bundle)})"] if evidence.bundle else []),

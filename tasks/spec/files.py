@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bentos import settings as home
+from bentos import settings
 from tasks.errors import Misconfigured
 from tasks.spec.sections import PolicySpec
 
@@ -130,7 +130,7 @@ class Validation:
 def dags_directory() -> Path:
     """Where the DAG files stand: `dags/` of the project, or `$AIRLOCK_HOME/dags` where `$AIRLOCK_POLICIES` is set."""
     if os.environ.get("AIRLOCK_POLICIES"):
-        return home.home() / "dags"
+        return settings.home() / "dags"
     return Path(__file__).resolve().parents[2] / "dags"
 
 

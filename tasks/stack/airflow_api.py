@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
 
 FINISHED = ("success", "failed")
@@ -107,7 +107,7 @@ class Airflow:
     """
 
     def __init__(self, url: str | None = None, user: str | None = None, password: str | None = None) -> None:
-        self.url = (url or home.airflow_url()).rstrip("/")
+        self.url = (url or settings.airflow_url()).rstrip("/")
         self._login = (user, password) if user and password else None
         self._http = httpx.Client(base_url=self.url, timeout=30, verify=trusted(self.url))
         self._token: str | None = None

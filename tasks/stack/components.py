@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bentos import settings as home
+from bentos import settings
 
 SCHEDULER = "airflow-scheduler"
 
@@ -37,7 +37,7 @@ def _airflow(name: str, *arguments: str, port: int | None = None, stop_signal: s
 
 
 def _mlflow(port: int) -> Component:
-    state = home.home() / "mlflow"
+    state = settings.home() / "mlflow"
     return Component(
         name="mlflow",
         command=(
@@ -52,7 +52,7 @@ def _mlflow(port: int) -> Component:
 
 
 def _gateway(port: int) -> Component:
-    state = home.home() / "gateway"
+    state = settings.home() / "gateway"
     return Component(
         name="gateway",
         command=(
@@ -67,7 +67,7 @@ def _gateway(port: int) -> Component:
 
 def components() -> list[Component]:
     """What `airlock up` runs. MLflow is left out where `$MLFLOW_TRACKING_URI` names another server."""
-    mlflow_port = home.port("mlflow", 5000)
+    mlflow_port = settings.port("mlflow", 5000)
     external = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/") not in (
         "",
         f"http://127.0.0.1:{mlflow_port}",
@@ -75,8 +75,8 @@ def components() -> list[Component]:
     )
     return [
         *([] if external else [_mlflow(mlflow_port)]),
-        _gateway(home.port("gateway", 3000)),
-        _airflow("api-server", port=home.port("airflow", 8080)),
+        _gateway(settings.port("gateway", 3000)),
+        _airflow("api-server", port=settings.port("airflow", 8080)),
         # At SIGTERM a scheduler waits for its tasks; they are ended with it, and put back by the next one.
         _airflow(SCHEDULER.removeprefix("airflow-"), "--skip-serve-logs", stop_signal="KILL"),
         _airflow("dag-processor"),

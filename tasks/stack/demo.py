@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bentos import settings as home
+from bentos import settings
 from tasks.ports import free_port, is_free
 from tasks.stack.airflow_api import Airflow, AirflowError, Run
 from tasks.stack.components import StackError, components
@@ -200,8 +200,8 @@ def demo(follower: Follower | None = None, state: Path | None = None, result: Pa
     `ok` is false. KeyboardInterrupt is passed on once the stack is down.
     """
     follower = follower or Follower()
-    result = result or home.home() / "demo.json"
-    state = state or home.home() / "demo"
+    result = result or settings.home() / "demo.json"
+    state = state or settings.home() / "demo"
     begun = time.monotonic()
     releases: list[dict[str, Any]] = []
     problem: str | None = None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bentos import settings as home
+from bentos import settings
 from tasks.spec.files import dags_directory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ ADMIN = "admin"
 
 def airflow_home() -> Path:
     """Airflow's own home, below Airlock's."""
-    return home.home() / "airflow"
+    return settings.home() / "airflow"
 
 
 def passwords_file() -> Path:
@@ -50,12 +50,12 @@ def passwords() -> dict[str, str]:
 def _fixed() -> dict[str, str]:
     """Settings tied to this home and its ports: a variable left over from elsewhere must not win over them."""
     base = airflow_home()
-    url = f"http://127.0.0.1:{home.port('airflow', 8080)}"
+    url = f"http://127.0.0.1:{settings.port('airflow', 8080)}"
     return {
-        "AIRLOCK_HOME": str(home.home()),
+        "AIRLOCK_HOME": str(settings.home()),
         "AIRLOCK_AIRFLOW_URL": url,
-        "AIRLOCK_GATEWAY_URL": home.gateway_url(),
-        "MLFLOW_TRACKING_URI": home.mlflow_url(),
+        "AIRLOCK_GATEWAY_URL": settings.gateway_url(),
+        "MLFLOW_TRACKING_URI": settings.mlflow_url(),
         "AIRFLOW_HOME": str(base),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags_directory()),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(base / "plugins"),
@@ -65,10 +65,10 @@ def _fixed() -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_file()),
         "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(home.port("airflow", 8080)),
+        "AIRFLOW__API__PORT": str(settings.port("airflow", 8080)),
         "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__SECRET_KEY": home.secret("airflow_secret_key"),
-        "AIRFLOW__API_AUTH__JWT_SECRET": home.secret("airflow_jwt_secret"),
+        "AIRFLOW__API__SECRET_KEY": settings.secret("airflow_secret_key"),
+        "AIRFLOW__API_AUTH__JWT_SECRET": settings.secret("airflow_jwt_secret"),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(base / "logs"),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(base / "logs" / "dag_processor"),
     }

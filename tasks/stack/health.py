@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
 
 _HEARTBEATS = {
@@ -50,15 +50,15 @@ def check(started: dict[str, float]) -> dict[str, Health]:
     """The health of every component named in `started` (component to Unix time of its start; 0 asks for any)."""
     health = {}
     if "mlflow" in started:
-        health["mlflow"] = _plain(f"{home.mlflow_url()}/health")
+        health["mlflow"] = _plain(f"{settings.mlflow_url()}/health")
     if "gateway" in started:
-        health["gateway"] = _plain(f"{home.gateway_url()}/readyz")
-    url = f"{home.airflow_url()}/api/v2/monitor/health"
+        health["gateway"] = _plain(f"{settings.gateway_url()}/readyz")
+    url = f"{settings.airflow_url()}/api/v2/monitor/health"
     try:
         response = httpx.get(url, timeout=10, verify=trusted(url))
         document = response.raise_for_status().json()
         # The first request to the API that tasks use builds it, which takes seconds: the first task must not pay.
-        httpx.get(f"{home.airflow_url()}/execution/health", timeout=60, verify=trusted(url)).raise_for_status()
+        httpx.get(f"{settings.airflow_url()}/execution/health", timeout=60, verify=trusted(url)).raise_for_status()
         health["airflow-api-server"] = Health(True, "healthy")
         health |= {name: _heartbeat(document, name, started[name]) for name in _HEARTBEATS if name in started}
     except (httpx.HTTPError, ValueError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from bentos import settings as home
+from bentos import settings
 from tasks.spec.files import sync
 from tasks.stack import ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
@@ -86,7 +86,7 @@ def _start(wanted: list[Component], timeout: float) -> None:
     control = supervisor.Supervisor()
     running = control.pid() is not None
     if not running:
-        _sweep(home.home())
+        _sweep(settings.home())
         taken = ports.taken(wanted)
         if taken:
             raise StackError("\n".join(str(port) for port in taken))
@@ -119,9 +119,9 @@ def up(timeout: float = 300, progress: Progress = _quiet) -> Running:
         _await_health(wanted, timeout, progress)
         _finish_transitions()
     return Running(
-        airflow=home.airflow_url(),
-        mlflow=home.mlflow_url(),
-        gateway=home.gateway_url(),
+        airflow=settings.airflow_url(),
+        mlflow=settings.mlflow_url(),
+        gateway=settings.gateway_url(),
         user=ADMIN,
         password=passwords()[ADMIN],
         passwords_file=passwords_file(),
@@ -160,15 +160,15 @@ def down(timeout: float = 60) -> bool:
             daemon, control = psutil.Process(pid), supervisor.Supervisor()
             # Tasks go first, while MLflow still answers: none fails, and none uses up a retry.
             control.stop(SCHEDULER)
-            processes.end(processes.marked(home.home(), SCHEDULER), patience=0)
+            processes.end(processes.marked(settings.home(), SCHEDULER), patience=0)
             control.shutdown()
             with contextlib.suppress(psutil.NoSuchProcess):
                 try:
                     daemon.wait(timeout=timeout)
                 except psutil.TimeoutExpired:
                     daemon.kill()
-        swept = _sweep(home.home())
-        if processes.marked(home.home()):
+        swept = _sweep(settings.home())
+        if processes.marked(settings.home()):
             raise StackError("some processes of the stack do not end; see `airlock status`")
         supervisor.socket_path().unlink(missing_ok=True)
         (supervisor.directory() / "supervisord.pid").unlink(missing_ok=True)

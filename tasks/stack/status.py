@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import trusted
-from tasks.control import manual_moves as hand_moves
+from tasks.control import manual_moves
 from tasks.stack import supervisor
 from tasks.stack.components import StackError, components
 from tasks.stack.health import Health, check
@@ -42,12 +42,12 @@ def _components() -> dict[str, dict[str, Any]]:
 def _policies() -> tuple[dict[str, Any], str | None]:
     """Live policies as the gateway routes them, or why they are not known."""
     try:
-        url = home.gateway_url()
+        url = settings.gateway_url()
         response = httpx.get(f"{url}/v1/policies", timeout=5, verify=trusted(url))
         response.raise_for_status()
         found = response.json()["policies"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
-        return {}, f"the gateway at {home.gateway_url()} does not say ({type(error).__name__})"
+        return {}, f"the gateway at {settings.gateway_url()} does not say ({type(error).__name__})"
     return {item["policy"]: _policy(item) for item in found}, None
 
 
@@ -71,15 +71,15 @@ def status() -> dict[str, Any]:
     """
     found = _components()
     policies, unknown = _policies()
-    moved = hand_moves.notice_all(policies, "airlock status") if found["mlflow"]["ok"] else {}
+    moved = manual_moves.notice_all(policies, "airlock status") if found["mlflow"]["ok"] else {}
     return {
         "ok": all(component["ok"] for component in found.values()),
         "components": found,
         "policies": policies,
         "policies_unknown": unknown,
         "moved_by_hand": moved,
-        "urls": {"airflow": home.airflow_url(), "mlflow": home.mlflow_url(), "gateway": home.gateway_url()},
-        "home": str(home.home()),
+        "urls": {"airflow": settings.airflow_url(), "mlflow": settings.mlflow_url(), "gateway": settings.gateway_url()},
+        "home": str(settings.home()),
     }
 
 

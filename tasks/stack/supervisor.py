@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bentos import settings as home
+from bentos import settings
 from tasks.stack.components import Component, StackError
 from tasks.stack.environment import REPOSITORY
 from tasks.stack.processes import MARK, mark
@@ -25,14 +25,14 @@ _LONGEST_SOCKET_PATH = 100
 
 def directory() -> Path:
     """Where the configuration, the socket and the pid file stand."""
-    path = home.home() / "stack"
+    path = settings.home() / "stack"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
 def logs() -> Path:
     """One log file a component."""
-    path = home.home() / "logs"
+    path = settings.home() / "logs"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
@@ -66,7 +66,7 @@ def _quote(value: str) -> str:
 
 
 def _program(component: Component) -> str:
-    environment = {**component.environment, MARK: mark(home.home(), component.name)}
+    environment = {**component.environment, MARK: mark(settings.home(), component.name)}
     pairs = ",".join(f'{name}="{_quote(value)}"' for name, value in environment.items())
     command = shlex.join([sys.executable, "-m", "tasks.stack.processes", component.name, *component.command])
     return f"""

@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.checklist.render import as_markdown
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
@@ -97,7 +97,7 @@ def _body(release: Release, version: str, until: float) -> str:
     parts = [
         f"Without an answer by **{deadline}** it is rejected. The champion stays until a canary has shown that the "
         "candidate is good enough.",
-        links(evidence, mlflow=home.mlflow_url()),
+        links(evidence, mlflow=settings.mlflow_url()),
         plain_headline(evidence),
         "#### Against the champion",
         markdown(champion, list(evidence.differences)) if champion else "There is no champion yet: a first release.",
@@ -108,12 +108,12 @@ def _body(release: Release, version: str, until: float) -> str:
 
 
 def _event(release: Release, what: str) -> audit.Event | None:
-    events = audit.events(store.connect(home.database_url()), release.policy, what)
+    events = audit.events(tables.connect(settings.database_url()), release.policy, what)
     return next((event for event in events if event.detail.get("dag_run_id") == release.dag_run_id), None)
 
 
 def _record(release: Release, who: str, what: str, words: str, **detail: Any) -> None:
-    engine: sa.Engine = store.connect(home.database_url())
+    engine: sa.Engine = tables.connect(settings.database_url())
     audit.record(engine, release.policy, who, what, words, dag_run_id=release.dag_run_id, **detail)
 
 

@@ -10,12 +10,12 @@ from tasks.build.variants.selection import COMPARED_BATCH
 from tasks.errors import Misconfigured
 from tasks.spec.sections import FAMILIES
 from tasks.stages.artifacts import ORIGINALS, artifact
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
 
 
-def benchmark(release: runs.Release, family: str) -> dict[str, Any]:
+def benchmark(release: Release, family: str) -> dict[str, Any]:
     """The stage, once a family: measure its variants; beside fp32 stands what the export measured of the originals."""
     from tasks.build.export.formats import ONNX
     from tasks.build.training.evaluation import load_rollout

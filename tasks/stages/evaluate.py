@@ -10,12 +10,12 @@ from typing import Any
 from tasks.build.training.evaluation import evaluate_policy, save_rollout
 from tasks.errors import Rejected
 from tasks.stages.artifacts import EVALUATION, ROLLOUT
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(release: runs.Release) -> dict[str, Any]:
+def evaluate(release: Release) -> dict[str, Any]:
     """The stage: judge the release's model. The evidence is kept before a failing candidate raises Rejected."""
     import torch
 

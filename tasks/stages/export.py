@@ -13,12 +13,12 @@ from tasks.build.export.formats import ONNX, TORCHSCRIPT, export_policy
 from tasks.build.export.graph import decider
 from tasks.errors import Rejected
 from tasks.stages.artifacts import EXPORT
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
 
 
-def export(release: runs.Release) -> dict[str, Any]:
+def export(release: Release) -> dict[str, Any]:
     """The stage: export the release's model. The files and the proof are kept before an unequal one raises Rejected."""
     import torch
 

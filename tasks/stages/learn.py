@@ -14,15 +14,13 @@ import msgspec
 
 from bentos import settings as home
 from bentos.package.manifest import Space
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.build.export.formats import Exported
 from tasks.build.training.agent import Agent
 from tasks.build.training.train import MODEL
 from tasks.control import audit
 from tasks.errors import Misconfigured, Rejected
-from tasks.learning import dataset as transitions
-from tasks.learning import log as decisions
-from tasks.learning import off_policy, on_policy
+from tasks.learning import dataset, log, off_policy, on_policy
 from tasks.learning.candidate import acting, alike
 from tasks.learning.dataset import Transitions
 from tasks.learning.evaluation import judge, worth
@@ -51,7 +49,7 @@ def collect(learning: Learning) -> dict[str, Any]:
         return {"enough": True, "sha256": kept["sha256"], **kept["counts"]}
     version, run_id, exported = _champion(learning.policy)
     _check_spaces(exported)
-    wanted = decisions.Wanted(
+    wanted = log.Wanted(
         policy=learning.policy,
         observation_dtype=exported.inputs[0].dtype,
         observation_shape=tuple(exported.inputs[0].shape),
@@ -61,13 +59,13 @@ def collect(learning: Learning) -> dict[str, Any]:
         buffer_size=settings.buffer_size,
     )
     through = learning.learned_through()
-    engine = store.connect(home.database_url())
+    engine = tables.connect(home.database_url())
     with engine.connect() as connection:
-        fresh = decisions.waiting(connection, learning.policy, through)
+        fresh = log.waiting(connection, learning.policy, through)
         if fresh < settings.update_every:
             return _too_little(f"{fresh} new decisions were logged; {settings.update_every} are waited for")
-        foreign = _foreign(learning.policy, decisions.versions(connection, learning.policy), exported)
-        found = decisions.collect(connection, wanted, foreign)
+        foreign = _foreign(learning.policy, log.versions(connection, learning.policy), exported)
+        found = log.collect(connection, wanted, foreign)
     data = found.transitions
     counts = {
         "episodes": data.episodes if data else 0,
@@ -100,7 +98,7 @@ def collect(learning: Learning) -> dict[str, Any]:
     }
     with learning.scratch() as scratch:
         path = scratch / Path(DATASET).name
-        digest = transitions.write(data, path, lineage)
+        digest = dataset.write(data, path, lineage)
         learning.put_file(path, "dataset")
     learning.log_dataset(f"{learning.policy} log", digest, counts, str(exported.observation_space))
     learning.put_json(LINEAGE, {**lineage, "sha256": digest})  # last: its presence says that the dataset is whole
@@ -186,7 +184,7 @@ def evaluate(learning: Learning) -> dict[str, Any]:
         )
     learning.put_json(EVALUATION, verdict.document())
     learning.log_metrics({f"ope/{one.method.replace(' ', '_')}/gain": one.gain for one in verdict.estimates})
-    engine = store.connect(home.database_url())
+    engine = tables.connect(home.database_url())
     what = "learned" if verdict.passed else "not_learned"
     audit.record(engine, learning.policy, _WHO, what, verdict.reason, dag_run_id=learning.dag_run_id)
     logger.info("%s", verdict.reason)
@@ -255,7 +253,7 @@ def _dataset(learning: Learning, scratch: Path, lineage: dict[str, Any]) -> Tran
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != lineage["sha256"]:
         raise Misconfigured(f"{DATASET} of the run {learning.run_id} is not the file that was collected: learn again")
-    return transitions.read(path)[0]
+    return dataset.read(path)[0]
 
 
 def _fetch_champion(learning: Learning, scratch: Path, lineage: dict[str, Any]) -> Champion:

@@ -7,12 +7,12 @@ from typing import Any
 
 from tasks.build.variants.quantize import quantize_policy
 from tasks.stages.artifacts import QUANTIZATION
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
 
 
-def quantize(release: runs.Release) -> dict[str, Any]:
+def quantize(release: Release) -> dict[str, Any]:
     """The stage: write and judge the variants. No verdict here ends a release; fp32 can always ship."""
     import msgspec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bentos import settings as home
+from bentos import settings
 from bentos.package.digests import MANIFEST, read_manifest, sha256
 from bentos.package.manifest import Manifest, Tensor
 from tasks.control.plane import ControlPlane
@@ -65,7 +65,7 @@ def _logged_model(mlflow: MlflowClient, release: Release, graph: Path, manifest:
     import onnx
     from mlflow.models import Model
 
-    fluent.set_tracking_uri(home.mlflow_url())
+    fluent.set_tracking_uri(settings.mlflow_url())
     fluent.set_experiment(experiment_id=release.experiment_id)
     logged = Model.log(
         artifact_path=None,

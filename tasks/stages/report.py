@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bentos import settings as home
-from tasks.canary import lifecycle as canary
-from tasks.control import manual_moves as hand_moves
+from bentos import settings
+from tasks.canary import lifecycle
+from tasks.control import manual_moves
 from tasks.control.plane import ControlPlane
 from tasks.reporting import card
-from tasks.reporting.bundle import contents as publish
+from tasks.reporting.bundle import contents
 from tasks.tracking.release import Release, version_of
 
 Outcome = Literal["promoted", "rolled_back", "inconclusive", "rejected", "aborted", "failed"]
@@ -43,7 +43,7 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     version = version_of(release)
     if version is not None:
         _end_what_is_left(release, version, states)
-    hand_moves.notice(policy, f"release {dag_run_id}")
+    manual_moves.notice(policy, f"release {dag_run_id}")
     tags = ControlPlane(f"release {dag_run_id}").state(policy)["versions"].get(version, {}) if version else {}
     ending = ending_of(tags, states, _offline_rejection(release))
     started = release.tracked().started
@@ -58,8 +58,8 @@ def report(release: Release | None, policy: str, dag_run_id: str, states: Mappin
     release.put_json(REPORT, document)
     release.tag(stage="reported", outcome=ending.outcome, reason=ending.reason[:500])
     if version is not None:
-        card.update(release, version, publish.path_of(release, version))
-    publish.publish(release, document)
+        card.update(release, version, contents.path_of(release, version))
+    contents.publish(release, document)
     release.end("FINISHED" if ending.outcome in ENDED_WELL else "FAILED")
     return document
 
@@ -91,7 +91,7 @@ def _end_what_is_left(release: Release, version: str, states: Mapping[str, str])
     A champion whose post-deployment checklist was never passed gives way to the previous one.
     """
     why = _failed(states) or "its tasks ended without a verdict"
-    canary.abort(release, f"the release ended early: {why}")
+    lifecycle.abort(release, f"the release ended early: {why}")
     control = ControlPlane(f"release {release.dag_run_id}")
     checklist = release.get_json("checklist/post_deployment.json") or {}
     if control.state(release.policy)["champion"] == version and checklist.get("verdict") != "pass":
@@ -125,9 +125,9 @@ def _checklists(release: Release) -> dict[str, Any]:
 
 
 def _links(release: Release, version: str | None) -> dict[str, str]:
-    mlflow, airflow = home.mlflow_url(), home.airflow_url()
+    mlflow, airflow = settings.mlflow_url(), settings.airflow_url()
     links = {
-        "bundle": f"{mlflow}/get-artifact?path={publish.path_of(release, version)}&run_uuid={release.run_id}",
+        "bundle": f"{mlflow}/get-artifact?path={contents.path_of(release, version)}&run_uuid={release.run_id}",
         "mlflow_run": f"{mlflow}/#/experiments/{release.experiment_id}/runs/{release.run_id}",
         "dag_run": f"{airflow}/dags/release_{release.policy}/runs/{release.dag_run_id}",
     }

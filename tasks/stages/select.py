@@ -27,12 +27,12 @@ from tasks.stages.artifacts import (
     TRAINING,
     artifact,
 )
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 log = logging.getLogger(__name__)
 
 
-def _commit(release: runs.Release) -> str:
+def _commit(release: Release) -> str:
     """The commit of the release's first selection, so that doing it again under newer code gives the same package."""
     recorded = release.tracked().tags.get("airlock.git_sha")
     if recorded is None:
@@ -41,7 +41,7 @@ def _commit(release: runs.Release) -> str:
     return str(recorded)
 
 
-def select(release: runs.Release) -> dict[str, Any]:
+def select(release: Release) -> dict[str, Any]:
     """The stage: choose, assemble the package, load it again, and keep it in the run."""
     measured: dict[str, Any] = {}
     for family in FAMILIES:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from bentos import settings as home
+from bentos import settings
 from tasks.tracking.release import Release
 
 TRAFFIC = "canary/traffic.json"
@@ -36,7 +36,7 @@ def simulate(release: Release) -> dict[str, Any]:
 
     result = play(
         release.policy,
-        home.gateway_url(),
+        settings.gateway_url(),
         concurrency=users,
         until_canary_ends=True,
         seed=release.spec.train.seed,

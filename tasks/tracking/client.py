@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 
-from bentos import settings as home
+from bentos import settings
 from bentos.http_client import mlflow_login, trusted
 from tasks.errors import Misconfigured
 
@@ -34,7 +34,7 @@ class Connection:
     """One connection to an MLflow server; a context manager. Safe to use from one thread."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = (url or home.mlflow_url()).rstrip("/")
+        self.url = (url or settings.mlflow_url()).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise Misconfigured(f"MLFLOW_TRACKING_URI must be the URL of an MLflow server, came {self.url!r}")
         self._client = httpx.Client(base_url=self.url, timeout=TIMEOUT, verify=trusted(self.url), auth=mlflow_login())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bentos import settings as home
+from bentos import settings
 from tasks.tracking.release import TAG_DAG_RUN, TAG_POLICY, TAG_STAGE, TAG_VERSION
 from tasks.tracking.runs import TrackedRun, Tracking
 
@@ -43,9 +43,9 @@ def releases(policy: str, count: int = SHOWN) -> list[PastRelease]:
 def _release(policy: str, experiment: str, run: TrackedRun) -> PastRelease:
     tags = run.tags
     version, dag_run = tags.get(TAG_VERSION) or None, tags.get(TAG_DAG_RUN, "")
-    mlflow = home.mlflow_url().rstrip("/")
+    mlflow = settings.mlflow_url().rstrip("/")
     links = {
-        "DAG run": f"{home.airflow_url()}/dags/{quote(f'release_{policy}')}/runs/{quote(dag_run, safe='')}",
+        "DAG run": f"{settings.airflow_url()}/dags/{quote(f'release_{policy}')}/runs/{quote(dag_run, safe='')}",
         "MLflow run": f"{mlflow}/#/experiments/{quote(experiment)}/runs/{quote(run.run_id)}",
     }
     if version:

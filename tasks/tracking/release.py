@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bentos import settings as home
+from bentos import settings
 from tasks.errors import Misconfigured
 from tasks.spec.files import load
 from tasks.spec.params import Params, effective
@@ -42,7 +42,7 @@ def client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=home.mlflow_url(), registry_uri=home.mlflow_url())
+    return MlflowClient(tracking_uri=settings.mlflow_url(), registry_uri=settings.mlflow_url())
 
 
 def recorded(policy: str, tag: str, dag_run_id: str, *names: str) -> tuple[str, TrackedRun, tuple[bytes, ...]] | None:

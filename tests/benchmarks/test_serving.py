@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.serving import paired_rounds as rounds
-from benchmarks.serving import start_peer as serving
-from benchmarks.serving import wrk
+from benchmarks.serving import paired_rounds, start_peer, wrk
 from benchmarks.serving.paired_rounds import Target, in_turns
 from benchmarks.serving.policy import Policy
 from benchmarks.serving.server import Launch, NotServing, Server
@@ -46,7 +44,7 @@ def test_each_run_is_held_against_the_ceilings_just_before_and_after_it(monkeypa
 
 def test_cpu_time_is_said_per_answered_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrk, "run", lambda *_: Load(20_000, 1.0, 1.0, 2.0, 0))
-    assert rounds.run(target("peer", cpu_seconds=0.5), 1, 1).cpu == pytest.approx(25)
+    assert paired_rounds.run(target("peer", cpu_seconds=0.5), 1, 1).cpu == pytest.approx(25)
 
 
 def test_what_wrk_says_last_is_read_and_failures_are_not_counted_as_answers(
@@ -77,18 +75,18 @@ def test_bodies_are_written_with_their_lengths(tmp_path: Path) -> None:
 
 def test_a_peer_that_answers_wrongly_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(tmp_path, tmp_path, tmp_path, np.zeros((2, 8), np.float32), np.array([3, 1]))
-    site = serving.Site("python", 1, policy, tmp_path)
+    site = start_peer.Site("python", 1, policy, tmp_path)
 
-    class Wrong(serving.Peer):
+    class Wrong(start_peer.Peer):
         title = "a peer"
 
-    found = serving.Serving(Wrong(), site, None, 0.0)  # type: ignore[arg-type]
+    found = start_peer.Serving(Wrong(), site, None, 0.0)  # type: ignore[arg-type]
     answers = iter([{"action": 3}, {"action": 2}, {"action": 3}, {"action": 1}])
-    monkeypatch.setattr(serving, "post", lambda *_: next(answers))
+    monkeypatch.setattr(start_peer, "post", lambda *_: next(answers))
 
     with pytest.raises(NotServing, match=r"a peer answers wrongly: expected the actions \[3, 1\], came \[3, 2\]"):
-        serving.verify(found)
-    serving.verify(found)
+        start_peer.verify(found)
+    start_peer.verify(found)
 
 
 def test_a_server_that_ends_while_it_starts_is_told_with_what_it_said(tmp_path: Path) -> None:

@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.serving import binary, report
-from benchmarks.serving import policy as policies
-from benchmarks.serving import results_page as page
-from benchmarks.serving import virtualenvs as environments
+from benchmarks.serving import binary, policy, report, results_page, virtualenvs
 from benchmarks.serving.apps import slow_session
 from benchmarks.serving.bentoml_apis import Times
 from benchmarks.serving.compare import Line
@@ -85,31 +82,31 @@ def test_a_peer_without_its_environment_or_with_another_version_is_not_run(
     monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path))
     folder = tmp_path / "benchmarks" / "mosec"
     folder.mkdir(parents=True)
-    assert environments.python(Mosec()) is None
-    (folder / environments.MARK).write_text("mosec==0.0.1")
-    assert environments.python(Mosec()) is None
-    (folder / environments.MARK).write_text("\n".join(Mosec.packages))
-    assert environments.python(Mosec()) == str(folder / "bin" / "python")
-    assert environments.python(PEERS["gateway"]) == sys.executable
+    assert virtualenvs.python(Mosec()) is None
+    (folder / virtualenvs.MARK).write_text("mosec==0.0.1")
+    assert virtualenvs.python(Mosec()) is None
+    (folder / virtualenvs.MARK).write_text("\n".join(Mosec.packages))
+    assert virtualenvs.python(Mosec()) == str(folder / "bin" / "python")
+    assert virtualenvs.python(PEERS["gateway"]) == sys.executable
 
 
 def test_what_pip_says_is_told_when_a_peer_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path))
     monkeypatch.setattr(
-        environments.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout="no such package\n")
+        virtualenvs.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout="no such package\n")
     )
-    assert environments.install(Mosec()) == "no such package"
-    assert environments.python(Mosec()) is None
+    assert virtualenvs.install(Mosec()) == "no such package"
+    assert virtualenvs.python(Mosec()) is None
 
 
 def test_a_peer_that_loads_libpython_gets_the_systems_interpreter_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: True)
-    assert environments._interpreter(PEERS["triton"]).startswith("/usr/bin/python3")
-    assert environments._interpreter(Mosec()) == sys.executable
+    assert virtualenvs._interpreter(PEERS["triton"]).startswith("/usr/bin/python3")
+    assert virtualenvs._interpreter(Mosec()) == sys.executable
     monkeypatch.setattr(Path, "exists", lambda path: False)
-    assert environments._interpreter(PEERS["triton"]) == sys.executable
+    assert virtualenvs._interpreter(PEERS["triton"]) == sys.executable
 
 
 def test_of_a_peer_that_did_not_start_the_line_is_shown_that_names_the_error() -> None:
@@ -142,19 +139,19 @@ def test_each_start_is_told_with_its_readiness_its_first_answers_and_its_memory(
 
 
 def test_a_run_replaces_the_section_of_the_page_and_nothing_else() -> None:
-    before = f"above\n{page.BEGIN}\nold\n{page.END}\nbelow\n"
-    after = page.replaced(before, page.section({"peers": lines(), "binary": None}, 1, 2))
+    before = f"above\n{results_page.BEGIN}\nold\n{results_page.END}\nbelow\n"
+    after = results_page.replaced(before, results_page.section({"peers": lines(), "binary": None}, 1, 2))
     assert after.startswith("above\n")
-    assert after.endswith(f"{page.END}\nbelow\n")
+    assert after.endswith(f"{results_page.END}\nbelow\n")
     assert "old" not in after
     assert "| FastAPI | 4,000/s  ×0.400  3 failed<br>0.10 / 0.20 ms, 50 µs |  |  |  |" in after
     with pytest.raises(ValueError, match="no place for measurements"):
-        page.replaced("a page", "a section")
+        results_page.replaced("a page", "a section")
 
 
 def test_the_shipped_page_has_a_place_for_measurements() -> None:
     shipped = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    assert "a section" in page.replaced(shipped, "a section")
+    assert "a section" in results_page.replaced(shipped, "a section")
 
 
 def test_a_binary_request_carries_its_rows_as_bytes_after_its_json() -> None:
@@ -168,7 +165,7 @@ def test_a_binary_request_carries_its_rows_as_bytes_after_its_json() -> None:
 
 def test_a_copied_package_has_another_name_and_the_serve_settings_it_is_given(tmp_path: Path) -> None:
     write_package(tmp_path / "one")
-    digest = policies.copy(tmp_path / "one", tmp_path / "other", "slow", batch_size=1)
+    digest = policy.copy(tmp_path / "one", tmp_path / "other", "slow", batch_size=1)
     manifest = read_manifest(tmp_path / "other", digest)
     assert (manifest.name, manifest.serve.batch_size) == ("slow", 1)
     assert manifest.serve.deadline_ms == read_manifest(tmp_path / "one").serve.deadline_ms

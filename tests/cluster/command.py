@@ -13,12 +13,12 @@ import time
 
 import psutil
 
-from bentos import settings as home
+from bentos import settings
 from tasks.stack import processes
 from tests.cluster.compose import REPOSITORY
 from tests.cluster.harness import Cluster
 
-DIRECTORY = home.home() / "cluster"
+DIRECTORY = settings.home() / "cluster"
 KEEPER, READY, LOG = DIRECTORY / "keeper.pid", DIRECTORY / "ready.json", DIRECTORY / "keeper.log"
 
 

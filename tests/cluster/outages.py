@@ -12,13 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from bentos.package.manifest import Outcomes, Serve, Space
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.tokens import Signer
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.analysis.judge.units import analyse
 from tasks.build.training.environments import describe, make
-from tasks.canary import lifecycle
-from tasks.canary import record as judged
+from tasks.canary import lifecycle, record
 from tasks.canary.replay import Canary, verdict
 from tasks.canary.units import StoredUnits
 from tasks.control.plane import ControlPlane
@@ -132,11 +131,11 @@ class Books:
 
 def stored() -> tuple[list[tuple[str, float]], dict[str, str]]:
     """The policy's reported outcomes, and the arms of its starts, by nonce."""
-    outcomes, starts = store.outcomes.c, store.episodes.c
+    outcomes, starts = tables.outcomes.c, tables.episodes.c
     reported = sa.select(outcomes.episode, outcomes.episode_return).where(
         outcomes.policy == POLICY, outcomes.kind == "reported"
     )
-    with store.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
+    with tables.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
         rows = [(row.episode, row.episode_return) for row in connection.execute(reported)]
         begun = connection.execute(sa.select(starts.episode, starts.arm).where(starts.policy == POLICY))
         return rows, {row.episode: row.arm for row in begun}
@@ -145,10 +144,10 @@ def stored() -> tuple[list[tuple[str, float]], dict[str, str]]:
 def recomputed(made: Release) -> dict[str, Any]:
     """The verdict reached again, from what the judge kept and, by the primary test alone, from the stored rows."""
     plan = CanaryPlan.from_json(made.need_json(lifecycle.PLAN))
-    kept = made.need_json(judged.ARTIFACT)
-    again, reason, _ = judged.again(plan, kept)
-    saw = judged.evidence(kept)[0].units
-    with store.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
+    kept = made.need_json(record.ARTIFACT)
+    again, reason, _ = record.again(plan, kept)
+    saw = record.evidence(kept)[0].units
+    with tables.connect(os.environ["AIRLOCK_DATABASE_URL"]).connect() as connection:
         rows = StoredUnits(POLICY, plan.generation).read(connection)
     units = analyse(rows, abandoned_return=plan.abandoned_return)
     seen = len(saw.returns)

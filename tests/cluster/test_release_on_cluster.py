@@ -9,8 +9,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control.plane import ControlPlane
 from tasks.stack.airflow_api import Airflow, Run
 from tasks.stack.demo import PLANS
@@ -96,12 +96,12 @@ def test_two_releases_of_two_policies_at_once_do_not_touch_each_other(airflow: A
     assert ("running", "running") in together
     canaries: dict[str, dict[str, Any]] = {policy: verdict(run) for policy, run in ended.items()}
     assert {policy: run.state for policy, run in ended.items()} == dict.fromkeys(asked, "success")
-    with Registry() as registry, store.connect(home.database_url()).connect() as connection:
+    with Registry() as registry, tables.connect(settings.database_url()).connect() as connection:
         for policy, run in ended.items():
             release = Release.get(policy, run.run_id)
             own = [version.version for version in registry.versions(policy) if version.run_id == release.run_id]
             assert own == [canaries[policy]["version"]]
-            rows = store.episodes.c
+            rows = tables.episodes.c
             own_canary = rows.generation == canaries[policy]["generation"]
             units = connection.execute(sa.select(rows.policy).where(own_canary).distinct()).scalars()
             assert list(units) == [policy]

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from bentos.server import metrics
-from tasks.alerts import rules as alerts
+from tasks.alerts import rules
 from tasks.cli.app import app
 from tasks.spec.reference import reference
 from tasks.spec.safety import Section
@@ -105,8 +105,8 @@ def test_every_metric_is_explained() -> None:
 def test_every_check_and_every_alert_is_explained() -> None:
     assert _first_cells("docs/checklists.md") == {*PRE_DEPLOYMENT, *POST_DEPLOYMENT}
     table = (ROOT / "docs/monitoring.md").read_text()
-    assert {name: len(re.findall(rf"^\| `{name}` \|", table, re.MULTILINE)) for name in alerts.NAMES} == dict.fromkeys(
-        alerts.NAMES, 2
+    assert {name: len(re.findall(rf"^\| `{name}` \|", table, re.MULTILINE)) for name in rules.NAMES} == dict.fromkeys(
+        rules.NAMES, 2
     )
 
 

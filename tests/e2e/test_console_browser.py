@@ -13,7 +13,7 @@ import pytest
 
 from bentos import settings as home
 from bentos.package.manifest import Outcomes
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.build.training.environments import describe
 from tasks.canary import lifecycle
 from tasks.control import audit
@@ -56,7 +56,7 @@ def state() -> dict[str, Any]:
 
 
 def story() -> list[tuple[str, str, str]]:
-    engine = store.connect(home.database_url())
+    engine = tables.connect(home.database_url())
     return [(event.who, event.what, event.words) for event in audit.story(engine, "cartpole")]
 
 

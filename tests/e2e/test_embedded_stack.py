@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.stack import processes, supervisor
 from tasks.stack.airflow_api import Airflow, AirflowError
 from tasks.stack.lifecycle import Running, up
@@ -76,7 +76,7 @@ def test_a_param_out_of_bounds_is_refused(stack: Running) -> None:
 
 
 def test_no_secret_stands_in_a_log_or_in_the_configuration(stack: Running) -> None:
-    secrets = {stack.password, home.secret("airflow_jwt_secret"), home.secret("admin_token")}
+    secrets = {stack.password, settings.secret("airflow_jwt_secret"), settings.secret("admin_token")}
     places = [*stack.logs.glob("*.log"), supervisor.directory() / "supervisord.conf"]
     assert len(places) > 6
     for place in places:
@@ -96,11 +96,11 @@ def test_killed_components_come_back(stack: Running) -> None:
     # The workers of the killed scheduler are gone: those that run belong to the new one.
     scheduler = psutil.Process(control.states()["airflow-scheduler"]["pid"])
     family = {scheduler.pid, *(child.pid for child in scheduler.children(recursive=True))}
-    assert {process.pid for process in processes.marked(home.home(), "airflow-scheduler")} <= family
+    assert {process.pid for process in processes.marked(settings.home(), "airflow-scheduler")} <= family
 
 
 def test_down_leaves_no_process_and_up_finds_the_same_state(stack: Running) -> None:
-    ids = {process.pid for process in processes.marked(home.home())}
+    ids = {process.pid for process in processes.marked(settings.home())}
     assert airlock("down") == (0, {"stopped": True})
     assert not [pid for pid in ids if psutil.pid_exists(pid)]
     again = up()

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.control.plane import ControlPlane
 from tasks.stack import supervisor
 from tasks.stack.airflow_api import Airflow, Run
@@ -97,7 +97,7 @@ def test_the_gateway_serves_on_while_mlflow_is_down_even_through_a_restart(
 
     def version() -> Any:
         try:
-            url = f"{home.gateway_url()}/v1/policies/cartpole/act"
+            url = f"{settings.gateway_url()}/v1/policies/cartpole/act"
             return httpx.post(url, json={"observation": [0.0, 0.0, 0.1, 0.0]}, timeout=5).json().get("version")
         except httpx.HTTPError:
             return None

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.canary.players import Game, Gateway, Player
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
@@ -65,7 +65,7 @@ def play(games: dict[str, Game], drifted: bool) -> None:
         enough = all(running.tally.decisions > decided[policy] + 2_000 for policy, running in games.items())
         if enough and time.monotonic() - looked > 2:
             looked = time.monotonic()
-            page = metrics_page(home.gateway_url()) if drifted else ""
+            page = metrics_page(settings.gateway_url()) if drifted else ""
             evidence = [
                 figures(page, policy, version).get("observation_drift", 0) for policy, version in POLICIES.items()
             ]
@@ -118,7 +118,7 @@ def test_the_second_breach_rolls_back_to_the_version_before(runs: dict[str, list
     assert (first["action"]["what"], second["action"]["what"]) == ("none", "monitor_rollback")
     state = ControlPlane("a test").state("rolling")
     assert (state["champion"], state["versions"]["2"]["validation_status"]) == ("1", "rolled_back")
-    gateway = Gateway(home.gateway_url(), "rolling")
+    gateway = Gateway(settings.gateway_url(), "rolling")
     wait_until(lambda: gateway.call("GET", "").get("champion") == "1", "the gateway went back", 60)
 
 
@@ -140,7 +140,7 @@ def test_the_other_policy_gets_a_release_that_must_be_better(
 
 
 def test_the_story_can_be_read_afterwards(runs: dict[str, list[dict[str, Any]]]) -> None:
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     told = [(event.what, event.words) for event in reversed(audit.story(engine, "rolling"))]
     raised = next(index for index, (what, words) in enumerate(told) if words.startswith("PERFORMANCE_DEGRADATION"))
     (acted,) = [index for index, (what, _) in enumerate(told) if what == "monitor_rollback"]

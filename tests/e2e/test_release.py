@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.control.plane import ControlPlane
 from tasks.spec.sections import POST_DEPLOYMENT, PRE_DEPLOYMENT
 from tasks.stack.airflow_api import Airflow, Run
@@ -70,7 +70,7 @@ def test_what_passes_between_tasks_stays_small(run: Run, stack: Running) -> None
 
 def test_the_gateway_answers_within_the_action_space(run: Run) -> None:
     answer = httpx.post(
-        f"{home.gateway_url()}/v1/policies/pendulum/act", json={"observations": [[1.0, 0.0, 0.1], [-1.0, 0.0, 8.0]]}
+        f"{settings.gateway_url()}/v1/policies/pendulum/act", json={"observations": [[1.0, 0.0, 0.1], [-1.0, 0.0, 8.0]]}
     ).json()
     assert answer["versions"] == ["1", "1"]
     assert answer["sources"] == ["policy", "policy"]

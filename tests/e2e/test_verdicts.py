@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.canary import Canary
 from bentos.client import GatewayClient
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.canary.planning import Planner
 from tasks.control.plane import ControlPlane
 from tasks.stack.airflow_api import Airflow, Run
@@ -61,7 +61,7 @@ class Application:
 
     def _run(self) -> None:
         try:
-            with GatewayClient(home.gateway_url()) as client:
+            with GatewayClient(settings.gateway_url()) as client:
                 while not self._stop.wait(0.05):
                     if any(one["policy"] == "cartpole" and one["versions"] for one in client.policies()):
                         self._play(client)
@@ -152,10 +152,10 @@ def test_a_challenger_that_returns_nan_is_out_of_traffic_within_twenty_requests(
     found = verdict(run)
     assert found["verdict"] == "roll_back"
     assert application.sources["challenger", "fallback"] > 0
-    with store.connect(home.database_url()).connect() as connection:
+    with tables.connect(settings.database_url()).connect() as connection:
         rows = connection.execute(
-            sa.select(store.arm_stats.c.stats).where(
-                store.arm_stats.c.version == found["version"], store.arm_stats.c.arm == "challenger"
+            sa.select(tables.arm_stats.c.stats).where(
+                tables.arm_stats.c.version == found["version"], tables.arm_stats.c.arm == "challenger"
             )
         )
         assert 0 < sum(row.stats["faults"]["non_finite"] for row in rows) <= 20
@@ -167,7 +167,7 @@ def test_a_broken_splitter_ends_the_canary_inconclusive(airflow: Airflow, zips: 
 
     def lopsided() -> list[str | None]:
         """Users of whom two in three of those that would go to the challenger never arrive."""
-        with GatewayClient(home.gateway_url()) as client:
+        with GatewayClient(settings.gateway_url()) as client:
             document = client.policy("cartpole")["canary"]
         if document is None:
             return [None] * 16

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.reporting.bundle.verify import verify
 from tasks.spec.sections import PRE_DEPLOYMENT
 from tasks.stack.airflow_api import Airflow, Run
@@ -84,7 +84,7 @@ def end(run: Run) -> tuple[str, dict[str, str], Release]:
     release = Release.get(policy, run.run_id)
     version = version_of(release)
     query = {"name": policy, "version": version}
-    found = httpx.get(f"{home.mlflow_url()}/api/2.0/mlflow/model-versions/get", params=query, timeout=60).json()
+    found = httpx.get(f"{settings.mlflow_url()}/api/2.0/mlflow/model-versions/get", params=query, timeout=60).json()
     tags = {item["key"]: item["value"] for item in found["model_version"]["tags"]}
     return outcome(policy, run)["outcome"], tags, release
 
@@ -92,7 +92,7 @@ def end(run: Run) -> tuple[str, dict[str, str], Release]:
 def story(airflow: Airflow, policy: str) -> list[tuple[str, str]]:
     """What the console tells of a policy."""
     token = airflow._authenticate()
-    url = f"{home.airflow_url()}/airlock/data/policies/{policy}"
+    url = f"{settings.airflow_url()}/airlock/data/policies/{policy}"
     page = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=60).raise_for_status().json()
     return [(event["what"], event["words"]) for event in page["story"]["value"]]
 

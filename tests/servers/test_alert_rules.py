@@ -13,8 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tasks.alerts import prometheus as alert_rules
-from tasks.alerts import rules as alerts
+from tasks.alerts import prometheus, rules
 from tasks.alerts.readings import Reading, readings
 from tasks.cli.app import app
 from tasks.errors import Misconfigured
@@ -41,10 +40,10 @@ def by_python(
     now, before = past[minute], past[max(0, minute - WINDOW)]
     found = readings(difference(now, before), BASELINE_RETURN, told[minute].figures)
     found |= {"gateway_up": Reading(up[minute], 1), "canary_hours": Reading(told[minute].canary_hours, 1)}
-    return [alert.metric for alert in alerts.evaluate(alerts.rules(spec), found, spec.name, "7", float(minute))]
+    return [alert.metric for alert in rules.evaluate(rules.rules(spec), found, spec.name, "7", float(minute))]
 
 
-METRICS = [rule.metric for rule in alerts.rules(spec_of("x"))]
+METRICS = [rule.metric for rule in rules.rules(spec_of("x"))]
 """What rules are about; each gets a policy of its own, named after it, and the fault of that name."""
 
 
@@ -73,12 +72,12 @@ def test_every_rule_fires_and_clears_in_prometheus_as_in_python(tmp_path: Path) 
             "alert_rule_test": [
                 {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": exp(spec, name, expected[minute])}
                 for minute in LOOKS
-                for name in alerts.NAMES
+                for name in rules.NAMES
             ],
         }
         asked = {"rule_files": [f"{metric}.rules.yml"], "evaluation_interval": "1m", "tests": [test]}
         (tmp_path / f"{metric}.test.yml").write_text(json.dumps(asked))
-        document = alert_rules.document([spec], f"{WINDOW}m", "0s")
+        document = prometheus.document([spec], f"{WINDOW}m", "0s")
         for rule in document["groups"][0]["rules"]:
             rule.pop("annotations")
         (tmp_path / f"{metric}.rules.yml").write_text(yaml.safe_dump(document))
@@ -93,7 +92,7 @@ def test_every_rule_fires_and_clears_in_prometheus_as_in_python(tmp_path: Path) 
 def exp(spec: PolicySpec, name: str, broken: list[str]) -> list[dict[str, Any]]:
     """What promtool shall find of an alert."""
     found = []
-    for rule in alerts.rules(spec):
+    for rule in rules.rules(spec):
         if rule.alert != name or rule.metric not in broken:
             continue
         labels = {"severity": rule.severity, "metric": rule.metric}
@@ -117,7 +116,7 @@ def test_what_is_deployed_is_valid_for_the_real_programs() -> None:
 def test_the_deployed_rules_are_those_of_the_shipped_specs() -> None:
     policies = sorted((REPOSITORY / "dags" / "policies").glob("*.yaml"))
     deployed = (REPOSITORY / "deploy" / "prometheus" / "airlock-rules.yml").read_text()
-    assert deployed == alert_rules.render([load_file(path) for path in policies])
+    assert deployed == prometheus.render([load_file(path) for path in policies])
 
 
 def test_the_command_writes_rules_with_the_window_and_patience_that_were_asked_for(tmp_path: Path) -> None:

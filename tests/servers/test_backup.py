@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.writer import StoreDown, Writer
 from tests.bentos.store_rows import outcome
 from tests.servers.postgres import Cluster, binary
@@ -38,8 +38,8 @@ async def busy(writer: Writer, acknowledged: list[str], until: asyncio.Event) ->
 
 def stored(url: str) -> set[str]:
     """The episodes that have an outcome."""
-    with store.create(url).connect() as connection:
-        return set(connection.execute(sa.select(store.outcomes.c.episode)).scalars())
+    with tables.create(url).connect() as connection:
+        return set(connection.execute(sa.select(tables.outcomes.c.episode)).scalars())
 
 
 def test_postgresql_dumped_under_load_and_restored_loses_only_what_came_after(

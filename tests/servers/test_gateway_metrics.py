@@ -16,7 +16,7 @@ import pytest
 from bentos.canary import Canary
 from bentos.package.manifest import Serve
 from bentos.package.safety import Safety
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.alerts import rules as alerts
 from tasks.alerts.readings import readings
 from tasks.build.packaging.baselines import baselines
@@ -139,7 +139,7 @@ def patient(spec: PolicySpec) -> PolicySpec:
 
 def test_both_sources_give_the_same_verdict_on_the_same_traffic(world: World) -> None:
     spec = patient(spec_of(POLICY))
-    engine = store.connect(f"sqlite:///{world.gateway.home}/airlock.db")
+    engine = tables.connect(f"sqlite:///{world.gateway.home}/airlock.db")
     own, scraped = GatewaySource(engine, world.gateway.url), PrometheusSource(world.prometheus.url)
     since, at = Since(world.began - 60), time.time()
     found, raised = {}, {}

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.large_store import Life, fill
 from benchmarks.store_growth import Cost, measure
-from bentos.store import tables as store
+from bentos.store import tables
 from tests.servers.postgres import Cluster
 
 pytestmark = pytest.mark.servers
@@ -28,7 +28,7 @@ def costs(postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path))
         url = postgres.database()
         monkeypatch.setenv("AIRLOCK_DATABASE_URL", url)
-        engine = store.connect(url)
+        engine = tables.connect(url)
         life = Life(5 * CANARY * canaries, canaries=canaries)
         fill(engine, life)
         found.append({cost.name: cost for cost in measure(engine, life)})

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from bentos.package.manifest import Outcomes
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.abandonment import sweep
 from bentos.store.writer import StoreDown, Writer
 from tasks.canary.units import StoredUnits
@@ -44,15 +44,15 @@ def units(engine: sa.Engine, reader: StoredUnits) -> list[str]:
 
 
 def test_an_open_transaction_holds_back_what_was_committed_after_it(postgres: Cluster) -> None:
-    engine = store.create(postgres.database())
+    engine = tables.create(postgres.database())
     reader = StoredUnits("p", "g")
     settings = Outcomes(return_range=(0.0, 5.0), episode_ttl_seconds=10.0)
     with engine.begin() as connection:
-        connection.execute(store.episodes.insert(), [start("before")])
+        connection.execute(tables.episodes.insert(), [start("before")])
     with engine.connect() as slow:
-        slow.execute(store.episodes.insert(), [start("slow", at=1000.0)])
+        slow.execute(tables.episodes.insert(), [start("slow", at=1000.0)])
         with engine.begin() as quick:
-            quick.execute(store.episodes.insert(), [start("quick", at=1000.0)])
+            quick.execute(tables.episodes.insert(), [start("quick", at=1000.0)])
         assert units(engine, reader) == ["before"]
         with engine.begin() as connection:
             assert sweep(connection, "p", settings, now=500.0) == 1
@@ -63,12 +63,12 @@ def test_an_open_transaction_holds_back_what_was_committed_after_it(postgres: Cl
 
 
 def test_rows_of_transactions_that_overlap_keep_the_order_they_were_first_read_in(postgres: Cluster) -> None:
-    engine = store.create(postgres.database())
+    engine = tables.create(postgres.database())
     reader = StoredUnits("p", "g")
     with engine.connect() as one, engine.connect() as other:
-        one.execute(store.episodes.insert(), [start("a")])
-        other.execute(store.episodes.insert(), [start("b")])
-        one.execute(store.episodes.insert(), [start("c")])
+        one.execute(tables.episodes.insert(), [start("a")])
+        other.execute(tables.episodes.insert(), [start("b")])
+        one.execute(tables.episodes.insert(), [start("c")])
         one.commit()
         assert units(engine, reader) == ["a", "c"]
         other.commit()
@@ -76,7 +76,7 @@ def test_rows_of_transactions_that_overlap_keep_the_order_they_were_first_read_i
 
 
 def test_whatever_is_read_later_comes_after_what_was_read_before(postgres: Cluster) -> None:
-    engine = store.create(postgres.database())
+    engine = tables.create(postgres.database())
     done = threading.Event()
 
     def write(worker: int) -> None:
@@ -84,11 +84,11 @@ def test_whatever_is_read_later_comes_after_what_was_read_before(postgres: Clust
         for group in range(12):
             with engine.begin() as connection:
                 for member in range(chance.randrange(1, 4)):
-                    connection.execute(store.episodes.insert(), [start(f"{worker}-{group}-{member}")])
+                    connection.execute(tables.episodes.insert(), [start(f"{worker}-{group}-{member}")])
                     time.sleep(chance.random() * 0.005)
             ended = [outcome(f"{worker}-{group}-0")]
             with engine.begin() as connection:
-                connection.execute(store.outcomes.insert(), ended)
+                connection.execute(tables.outcomes.insert(), ended)
 
     writers = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
     reader = StoredUnits("p", "g")
@@ -135,8 +135,8 @@ def test_two_writers_of_the_same_rows_store_each_once_and_never_wait_in_a_circle
         return told, stepped
 
     assert asyncio.run(send()) == (turns * size, turns * size)
-    with store.create(database).connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(store.outcomes)).scalar() == 2 * turns * size
+    with tables.create(database).connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.outcomes)).scalar() == 2 * turns * size
 
 
 async def _outcomes(writer: Writer, names: list[str]) -> list[bool]:
@@ -145,7 +145,7 @@ async def _outcomes(writer: Writer, names: list[str]) -> list[bool]:
 
 def test_a_killed_connection_fails_its_requests_and_sending_them_again_loses_none(postgres: Cluster) -> None:
     database = postgres.database()
-    engine = store.create(database)
+    engine = tables.create(database)
     killer = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     acknowledged: list[str] = []
 
@@ -176,39 +176,39 @@ def test_a_killed_connection_fails_its_requests_and_sending_them_again_loses_non
         return failures
 
     asyncio.run(send())
-    with store.create(database).connect() as connection:
-        stored = connection.execute(sa.select(store.outcomes.c.episode)).scalars().all()
+    with tables.create(database).connect() as connection:
+        stored = connection.execute(sa.select(tables.outcomes.c.episode)).scalars().all()
     assert len(stored) == len(set(stored)) == 240
     assert len(acknowledged) == len(set(acknowledged)), "none was acknowledged as new twice"
 
 
 def test_rows_restored_into_another_cluster_are_read_in_their_order(postgres: Cluster) -> None:
     database = postgres.database()
-    engine = store.create(database)
+    engine = tables.create(database)
     for name in ("b", "a", "c"):
         with engine.begin() as connection:
-            connection.execute(store.episodes.insert(), [start(name)])
-            connection.execute(store.outcomes.insert(), [outcome(name)])
+            connection.execute(tables.episodes.insert(), [start(name)])
+            connection.execute(tables.outcomes.insert(), [outcome(name)])
     with engine.begin() as connection:
         for table in ("episodes", "outcomes"):
             # a dump from a cluster that has seen more transactions than this one
             connection.exec_driver_sql(f"UPDATE {table} SET xact = xact + 1000000000")
     assert units(engine, StoredUnits("p", "g")) == []
-    restored = store.create(database)
+    restored = tables.create(database)
     with restored.begin() as connection:
-        connection.execute(store.episodes.insert(), [start("new")])
+        connection.execute(tables.episodes.insert(), [start("new")])
     assert units(restored, StoredUnits("p", "g")) == ["b", "a", "c", "new"]
 
 
 def test_what_is_acknowledged_is_on_disk_even_where_the_server_was_told_otherwise(postgres: Cluster) -> None:
     database = postgres.database()
     postgres.administer(f"ALTER DATABASE {database.rpartition('/')[2]} SET synchronous_commit TO off")
-    with store.create(database).connect() as connection:
+    with tables.create(database).connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
 
 
 def test_a_connection_to_a_machine_that_vanished_is_given_up_soon(postgres: Cluster) -> None:
-    with store.create(postgres.database()).connect() as connection:
+    with tables.create(postgres.database()).connect() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
         with socket.socket(fileno=os.dup(driver.fileno())) as link:
@@ -251,7 +251,7 @@ def test_a_gateway_goes_on_deciding_while_the_database_is_away_and_loses_nothing
 
         def logged() -> bool:
             with engine.connect() as connection:
-                return connection.execute(sa.select(sa.func.count()).select_from(store.decisions)).scalar() == 4
+                return connection.execute(sa.select(sa.func.count()).select_from(tables.decisions)).scalar() == 4
 
         wait_until(logged, "the log is written")
     finally:

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from bentos.package.manifest import Serve
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.writer import PATIENCE_SECONDS
 from bentos.tokens import Signer
 from tests.bentos.gateway_process import ADMIN_TOKEN, EPISODE_KEY, GatewayProcess, MlflowProcess, wait_until
@@ -106,7 +106,7 @@ class Canary:
 def stored(cluster_url: str, policy: str) -> tuple[list[tuple[str, float]], dict[str, str]]:
     """The policy's reported outcomes, and the arms of its stored starts, by nonce."""
     engine = sa.create_engine(cluster_url, poolclass=sa.NullPool)
-    table, starts = store.outcomes.c, store.episodes.c
+    table, starts = tables.outcomes.c, tables.episodes.c
     reported = sa.select(table.episode, table.episode_return).where(table.policy == policy, table.kind == "reported")
     with engine.connect() as connection:
         rows = connection.execute(reported)
@@ -206,7 +206,7 @@ def test_overrides_hold_and_what_happened_meanwhile_is_told_once_the_store_is_ba
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     cluster.start()
     engine = sa.create_engine(gateway._environment["AIRLOCK_DATABASE_URL"], poolclass=sa.NullPool)
-    faults = store.fault_events.c
+    faults = tables.fault_events.c
 
     def told() -> set[str]:
         query = sa.select(faults.kind).where(faults.policy == canary.name, faults.version == canary.second)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from bentos.routing.registry import Picture
 from bentos.routing.state import Kept, LastGood
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.writer import StoreDown, Writer
 from bentos.tokens import Signer
 from tasks.canary.units import StoredUnits
@@ -41,11 +41,11 @@ def way(postgres: Cluster) -> Iterator[Way]:
 
 def kinds(url: str) -> dict[str, str | None]:
     """What became of each stored start: the kind of its outcome, null as long as it is open."""
-    begun, ended = store.episodes.c, store.outcomes.c
+    begun, ended = tables.episodes.c, tables.outcomes.c
     query = sa.select(begun.episode, ended.kind).outerjoin_from(
-        store.episodes, store.outcomes, begun.episode == ended.episode
+        tables.episodes, tables.outcomes, begun.episode == ended.episode
     )
-    with store.connect(url).connect() as connection:
+    with tables.connect(url).connect() as connection:
         return {row.episode: row.kind for row in connection.execute(query)}
 
 
@@ -77,10 +77,10 @@ def test_an_outcome_whose_commit_was_not_answered_is_stored_and_sent_again_a_dup
 
 def test_a_withdrawal_waits_for_the_end_of_the_transaction_in_doubt(postgres: Cluster) -> None:
     url = postgres.database()
-    engine = store.create(url)
+    engine = tables.create(url)
     open_still = engine.connect()
     begun = open_still.begin()
-    open_still.execute(store.episodes.insert(), [start("late", at=1.0)])
+    open_still.execute(tables.episodes.insert(), [start("late", at=1.0)])
 
     async def send() -> int:
         writer = Writer(url, patience=120.0)
@@ -144,7 +144,7 @@ def test_a_gateway_gives_the_episode_out_outside_the_experiment_and_the_judge_wa
         )
         given, arm = begin("doubted-user", key="k" * 16)
         assert (arm, given != doubted) == ("champion", True), "the same request finds it withdrawn"
-        with store.connect(url).connect() as connection:
+        with tables.connect(url).connect() as connection:
             waiting = [one.unit for one in StoredUnits(POLICY, "g1").read(connection) if one.episode_return is None]
         assert "doubted-user" not in waiting
     finally:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from onnx import TensorProto, helper, numpy_helper
 
 from bentos import package
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.analysis.judge.plan import CanaryPlan
 from tasks.build.packaging.baselines import baselines
 from tasks.build.variants.selection import choose
@@ -247,7 +247,7 @@ def unit(connection: sa.Connection, plan: CanaryPlan, number: int, arm: str, epi
         "arm": arm,
         "version": "2" if arm == "challenger" else "1",
     }
-    connection.execute(sa.insert(store.episodes).values(unit=f"u{number}", started_at=time.time(), **shared))
+    connection.execute(sa.insert(tables.episodes).values(unit=f"u{number}", started_at=time.time(), **shared))
     if episode_return is not None:
         ended = {"episode_return": episode_return, "length": 1, "kind": "reported", "recorded_at": time.time()}
-        connection.execute(sa.insert(store.outcomes).values(**ended, **shared))
+        connection.execute(sa.insert(tables.outcomes).values(**ended, **shared))

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.errors import Misconfigured, Rejected
 
 
-def work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+def work(request: dict[str, Any], say: sandbox.Say) -> dict[str, Any]:
     """Do the deed that is asked for."""
     say("doing a deed")
     match request["deed"]:
@@ -58,4 +58,4 @@ def work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    apart.answer(work)
+    sandbox.answer(work)

@@ -10,26 +10,26 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.errors import Misconfigured, Rejected
 
-LIMITS = apart.Limits(seconds=60, memory_mb=500)
+LIMITS = sandbox.Limits(seconds=60, memory_mb=500)
 
 
-def _run(deed: str, limits: apart.Limits = LIMITS, **request: Any) -> dict[str, Any]:
-    return apart.run("tests.tasks.misbehaving", {"deed": deed, **request}, "a.zip", limits)
+def _run(deed: str, limits: sandbox.Limits = LIMITS, **request: Any) -> dict[str, Any]:
+    return sandbox.run("tests.tasks.misbehaving", {"deed": deed, **request}, "a.zip", limits)
 
 
 def test_the_answer_comes_back_whatever_was_printed_and_steps_are_heard() -> None:
     heard: list[str] = []
-    answer = apart.run("tests.tasks.misbehaving", {"deed": "answer"}, "a.zip", LIMITS, say=heard.append)
+    answer = sandbox.run("tests.tasks.misbehaving", {"deed": "answer"}, "a.zip", LIMITS, say=heard.append)
     assert "forged" not in answer
     assert heard == ["doing a deed"]
 
 
 def test_it_finds_no_secret_and_has_a_home_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIRLOCK_ADMIN_TOKEN", "do-not-leak")
-    environment = apart.run("tests.tasks.misbehaving", {"deed": "answer"}, "a.zip", LIMITS, tmp_path)["environment"]
+    environment = sandbox.run("tests.tasks.misbehaving", {"deed": "answer"}, "a.zip", LIMITS, tmp_path)["environment"]
     assert "AIRLOCK_ADMIN_TOKEN" not in environment
     assert Path(environment["HOME"]).is_relative_to(tmp_path)
     assert environment["TMPDIR"] == environment["HOME"]
@@ -52,7 +52,7 @@ def test_a_custom_class_is_found_where_it_was_called_but_hides_nothing_of_ours(
 @pytest.mark.parametrize(
     ("deed", "limits", "said"),
     [
-        ("sleep", apart.Limits(4, 500), r"a\.zip: doing a deed took longer than 4 s"),
+        ("sleep", sandbox.Limits(4, 500), r"a\.zip: doing a deed took longer than 4 s"),
         ("eat", LIMITS, r"a\.zip: doing a deed took more than 500 MB of memory"),
         ("feed", LIMITS, r"a\.zip: doing a deed took more than 500 MB of memory"),
         ("print", LIMITS, r"a\.zip: doing a deed printed more than 64 MB"),
@@ -63,7 +63,7 @@ def test_a_custom_class_is_found_where_it_was_called_but_hides_nothing_of_ours(
         ("raise", LIMITS, r"^RuntimeError: first line$"),
     ],
 )
-def test_what_foreign_code_does_instead_is_one_clear_line(deed: str, limits: apart.Limits, said: str) -> None:
+def test_what_foreign_code_does_instead_is_one_clear_line(deed: str, limits: sandbox.Limits, said: str) -> None:
     with pytest.raises(Misconfigured, match=said):
         _run(deed, limits)
 
@@ -79,7 +79,7 @@ def test_a_rejection_stays_one() -> None:
 
 def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="took longer"):
-        _run("spawn", apart.Limits(4, 500), into=str(tmp_path / "pid"))
+        _run("spawn", sandbox.Limits(4, 500), into=str(tmp_path / "pid"))
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:

@@ -12,7 +12,7 @@ from bentos.package.action_masks import Masks
 from bentos.package.interface import MASK
 from bentos.package.manifest import Manifest, Tensor
 from bentos.rows import MAX_ROWS
-from bentos.telemetry import counters as stats
+from bentos.telemetry import counters
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -107,7 +107,7 @@ def of_version(policy: str, version: str, cells: Iterable[Cell]) -> dict[str, An
 
     Refused requests never reach a version and are counted without a time; the parts of a decision are not timed.
     """
-    total = stats.total(cell[4] for cell in cells if cell[1] == version and cell[2] in _ARMS)
+    total = counters.total(cell[4] for cell in cells if cell[1] == version and cell[2] in _ARMS)
     nothing = {"count": 0, "ns": 0}
     return {
         "name": policy,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.analysis.sequential import rates, sample_ratio
-from tasks.analysis.sequential import rates as lower_tail
 from tasks.analysis.sequential.decision import Bools
 from tasks.analysis.sequential.wealth import Floats
 
@@ -192,8 +191,8 @@ def befallen(kind: str, challenger: Bools, befell: Bools) -> Guardrail:
 
 def tail(challenger: Bools, returns: Floats) -> Guardrail:
     """The challenger has more than `TAIL_RATIO` times control's share of bad returns: see `lower_tail`."""
-    bad = lower_tail.bad(returns)
-    share = f"{lower_tail.SHARE:.0%}"
+    bad = rates.bad(returns)
+    share = f"{rates.SHARE:.0%}"
     return _rate("lower_tail", challenger, bad, f"returns of the challenger were among the lowest {share}", TAIL_RATIO)
 
 

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.analysis.judge import anchor, guardrails
-from tasks.analysis.judge import plan as ramp
 from tasks.analysis.judge.guardrails import ArmStats, Guardrail
-from tasks.analysis.judge.plan import CanaryPlan
+from tasks.analysis.judge.plan import SHADOW, CanaryPlan, may_advance
 from tasks.analysis.judge.units import Units, within_budget
 from tasks.analysis.sequential import asymptotic, mean_difference, one_sample
 from tasks.analysis.sequential.decision import Bools, Bounds, Decision, floor_of
@@ -108,7 +107,7 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
         reason,
         verdict == "continue"
         and not evidence.paused
-        and ramp.may_advance(plan, evidence.step, units.finished, evidence.shadowed),
+        and may_advance(plan, evidence.step, units.finished, evidence.shadowed),
         counted.first(decision.units).count(),
         units.waiting,
         {"control": int((~lost).sum()), "challenger": int(lost.sum())},
@@ -207,7 +206,7 @@ def _verdict(
         low, high = plan.bounds or (0.0, 0.0)
         return "inconclusive", f"a return of {outside:g} lies outside the stated range [{low:g}, {high:g}]"
     said = describe(decision, plan, counted.count())
-    if evidence.step == ramp.SHADOW:
+    if evidence.step == SHADOW:
         said = f"in shadow: {evidence.shadowed} of {plan.shadow_requests} decisions that nobody acts on went well"
     if decision.verdict:
         return decision.verdict, said

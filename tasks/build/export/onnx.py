@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.errors import first_line
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Converter:
 def _serve(theirs: Connection, ours: Connection, parent: int) -> None:
     """In the converter: load, wait for the order, answer with an error or with nothing to tell."""
     ours.close()  # else it would never hear that the other side is gone
-    apart.end_with(parent)
+    sandbox.end_with(parent)
     gc.freeze()  # looking for garbage among what is shared would copy it
     try:
         _load()

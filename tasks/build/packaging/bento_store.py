@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from bentos import settings as home
+from bentos import settings
 from bentos.routing.package_cache import REST_SECONDS, configured_bytes
 from tasks.control.writes import canary_of
 from tasks.tracking.client import RegistryUnavailable
@@ -42,7 +42,7 @@ class Built(NamedTuple):
 def bentoml_home() -> Path:
     """Where Bentos are kept: `$BENTOML_HOME`, by default `bentoml/` under Airlock's home."""
     configured = os.environ.get("BENTOML_HOME")
-    return Path(configured) if configured else home.home() / "bentoml"
+    return Path(configured) if configured else settings.home() / "bentoml"
 
 
 def bento_path(policy: str, version: str) -> Path:

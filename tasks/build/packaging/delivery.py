@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from bentos import package
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.build.packaging.atomic_directory import put, refuse_occupied, written_aside
 from tasks.build.training.zip_file import read_data
 from tasks.build.training.zoo import Layout, find_layout
 from tasks.errors import Misconfigured
 
-LIMITS = apart.Limits(seconds=300.0, memory_mb=4000.0)
+LIMITS = sandbox.Limits(seconds=300.0, memory_mb=4000.0)
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Order:
     name: str | None = None
     variants: str = "fp32"
     force: bool = False
-    limits: apart.Limits = field(default=LIMITS)
+    limits: sandbox.Limits = field(default=LIMITS)
 
 
-def deliver(order: Order, say: apart.Say) -> dict[str, Any]:
+def deliver(order: Order, say: sandbox.Say) -> dict[str, Any]:
     """Make the package and put it at `order.out`; what was found, as JSON. `say` hears progress.
 
     A package of the same source that is there already is left as it is (`"identical": true`). Raises Misconfigured or
@@ -71,7 +71,7 @@ def deliver(order: Order, say: apart.Say) -> dict[str, Any]:
             "prepared": layout.prepared,
             "packages": layout.packages,
         }
-        made = apart.run("tasks.build.packaging.from_zip", request, str(order.zip), order.limits, scratch, say)
+        made = sandbox.run("tasks.build.packaging.from_zip", request, str(order.zip), order.limits, scratch, say)
         say("looking the package over")
         look_over(directory, made["package_sha256"])
         put(directory, out, order.force)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.errors import Misconfigured, Rejected, first_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Request(msgspec.Struct, frozen=True):
 class Steps:
     """Tells each step as it begins, and keeps how long it took."""
 
-    def __init__(self, say: apart.Say) -> None:
+    def __init__(self, say: sandbox.Say) -> None:
         self.say = say
         self.seconds: dict[str, float] = {}
 
@@ -70,7 +70,7 @@ class Steps:
         self.seconds[name] = round(time.monotonic() - started, 2)
 
 
-def make_package(request: Request, say: apart.Say) -> dict[str, Any]:
+def make_package(request: Request, say: sandbox.Say) -> dict[str, Any]:
     """Open, export, prove, compare returns, judge variants, assemble and verify: `{"package_sha256", "seconds"}`.
 
     Raises Misconfigured for a zip that cannot be opened or exported, and Rejected for an export that is not equal to
@@ -292,7 +292,7 @@ def _known(agent: Agent, exported: Exported, playable: Playable, rollout: Rollou
     return Known(drawn, in_batches(agent.decide, drawn, 256)["action"], [])
 
 
-def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+def _work(request: dict[str, Any], say: sandbox.Say) -> dict[str, Any]:
     # Importing and tracing make a million objects that stay; looking through them again and again takes a second.
     gc.set_threshold(200_000, 50, 50)
     return make_package(msgspec.convert(request, Request), say)
@@ -301,4 +301,4 @@ def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
 if __name__ == "__main__":
     # A short life full of imports and traces: looking for garbage so often would be a seventh of it.
     gc.set_threshold(200_000, 50, 50)
-    apart.answer(_work)
+    sandbox.answer(_work)

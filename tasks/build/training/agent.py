@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import inputs
-from tasks import sandbox as apart
+from tasks import inputs, sandbox
 from tasks.build.training.algorithms import algorithm_class
 from tasks.build.training.pickles import alias_gym, fresh_space, number, open_field, open_normalizer
 from tasks.build.training.zip_file import guess_algorithm, is_pickled, read_data
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
 
-LIMITS = apart.Limits(seconds=120.0, memory_mb=3000.0)
+LIMITS = sandbox.Limits(seconds=120.0, memory_mb=3000.0)
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ def resave_apart(
     into: Path,
     algorithm: str | None = None,
     vecnormalize: Path | None = None,
-    limits: apart.Limits = LIMITS,
+    limits: sandbox.Limits = LIMITS,
 ) -> dict[str, Any]:
     """`resave` in a process of its own, within limits. Raises Misconfigured with its explanation, or with the limit."""
     read_data(zip_path, limits.memory_mb)
@@ -153,10 +152,10 @@ def resave_apart(
         "algorithm": algorithm,
         "vecnormalize": str(vecnormalize.absolute()) if vecnormalize else None,
     }
-    return apart.run("tasks.build.training.agent", request, str(zip_path), limits)
+    return sandbox.run("tasks.build.training.agent", request, str(zip_path), limits)
 
 
-def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
+def _work(request: dict[str, Any], say: sandbox.Say) -> dict[str, Any]:
     say("opening it")
     statistics = request["vecnormalize"]
     return resave(
@@ -165,4 +164,4 @@ def _work(request: dict[str, Any], say: apart.Say) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    apart.answer(_work)
+    sandbox.answer(_work)

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from typing import Any
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
 from tasks.reporting.bundle import archive
@@ -43,7 +43,7 @@ def collect(release: Release, report: Mapping[str, Any]) -> dict[str, bytes]:
     files[SPEC] = _json(_without_addresses(json.loads(files[SPEC])))
     files["environment.json"] = _json(_environment())
     files["registry.json"] = _json(_registry(release, report["version"]))
-    events = audit.story(store.connect(home.database_url()), release.policy, STORY)
+    events = audit.story(tables.connect(settings.database_url()), release.policy, STORY)
     files["story.json"] = _json(_story(events, release.tracked().started))
     files[README] = readme(report).encode()
     files[MANIFEST] = _json(manifest(files, report))

@@ -12,7 +12,7 @@ from typing import Any
 from bentos.package.digests import sha256, verify_file
 from bentos.package.manifest import PackageError, decode_manifest
 from tasks.analysis.judge.plan import CanaryPlan
-from tasks.canary import record as judged
+from tasks.canary import record
 from tasks.canary.lifecycle import PLAN, VERDICT
 from tasks.checklist.run import decide
 from tasks.checklist.types import PHASES, Checklist
@@ -125,12 +125,12 @@ def _checklist(files: Mapping[str, bytes], document: Any, name: str, found: Foun
 
 def _verdict(files: Mapping[str, bytes], document: Any, name: str, found: Found) -> None:
     """The verdict must follow from what the judge looked at, by the plan that was written before."""
-    missing = [needed for needed in (PLAN, judged.ARTIFACT) if needed not in files]
+    missing = [needed for needed in (PLAN, record.ARTIFACT) if needed not in files]
     if missing:
         found.problem("missing", missing[0], "without it the canary's verdict cannot be reached again")
         return
     plan = CanaryPlan.from_json(json.loads(files[PLAN]))
-    verdict, reason, judgement = judged.again(plan, json.loads(files[judged.ARTIFACT]))
+    verdict, reason, judgement = record.again(plan, json.loads(files[record.ARTIFACT]))
     recorded = str(document["verdict"])
     found.facts["verdict"] = {
         "recorded": recorded,

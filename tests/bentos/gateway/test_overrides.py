@@ -17,8 +17,7 @@ import sqlalchemy as sa
 from bentos.rows import Decision, Rows
 from bentos.runners import settled
 from bentos.runners.override import Override
-from bentos.store import overrides
-from bentos.store import tables as store
+from bentos.store import overrides, tables
 from bentos.store.overrides import Active, Overrides
 from bentos.tokens import CHAMPION, Episode, user_hash
 from tests.bentos.gateway_process import ADMIN_TOKEN, GatewayProcess, wait_until
@@ -86,7 +85,7 @@ def airlock(
     gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """`airlock override cartpole …` against the gateway: exit code, stdout, stderr."""
-    from tasks.cli import app as cli
+    from tasks.cli import app
 
     monkeypatch.setenv("AIRLOCK_GATEWAY_URL", gateway.url)
     monkeypatch.setenv("AIRLOCK_ADMIN_TOKEN", ADMIN_TOKEN)
@@ -95,7 +94,7 @@ def airlock(
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["airlock", "override", "cartpole", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -156,7 +155,7 @@ def test_the_log_needs_the_admin_token_and_a_sensible_limit(gateway: GatewayProc
 
 def test_the_log_tells_of_each_override_what_became_of_it() -> None:
     engine = sa.create_engine("sqlite://")
-    store.metadata.create_all(engine)
+    tables.metadata.create_all(engine)
     base = {"policy": "p", "user_id": None, "episode": None, "force": False, "who": "ada", "reason": "r"}
     with engine.begin() as connection:
         overrides.put(connection, {**base, "action": 0, "set_at": 1.0, "until": 5.0})

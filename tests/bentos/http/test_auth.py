@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bentos.errors import Problem
-from bentos.http import auth as guard
+from bentos.http import auth
 from bentos.http.auth import ClientToken, Guard, Headers
 from tests.bentos.gateway_process import ADMIN_TOKEN, GatewayProcess, wait_until
 from tests.bentos.policy_packages import write_package
@@ -136,21 +136,21 @@ def test_without_client_tokens_the_gateway_is_open() -> None:
 
 
 def test_tokens_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(guard.VARIABLE, raising=False)
-    assert guard.clients() == []
-    monkeypatch.setenv(guard.VARIABLE, "a:one, b:two:123.5,")
+    monkeypatch.delenv(auth.VARIABLE, raising=False)
+    assert auth.clients() == []
+    monkeypatch.setenv(auth.VARIABLE, "a:one, b:two:123.5,")
     expected = [ClientToken("a", b"one", None), ClientToken("b", b"two", 123.5)]
-    assert guard.clients() == expected
+    assert auth.clients() == expected
     (tmp_path / "tokens").write_text("a:one\n\nb:two:123.5\n")
-    monkeypatch.setenv(guard.VARIABLE, f"@{tmp_path / 'tokens'}")
-    assert guard.clients() == expected
+    monkeypatch.setenv(auth.VARIABLE, f"@{tmp_path / 'tokens'}")
+    assert auth.clients() == expected
 
 
 @pytest.mark.parametrize("wrong", ["secret", "a:", ":secret", "a:secret:tomorrow"])
 def test_a_token_that_cannot_be_read_stops_the_start_and_is_not_shown(
     wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(guard.VARIABLE, wrong)
+    monkeypatch.setenv(auth.VARIABLE, wrong)
     with pytest.raises(ValueError, match="entry 1") as caught:
-        guard.clients()
+        auth.clients()
     assert "secret" not in str(caught.value)

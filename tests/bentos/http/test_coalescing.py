@@ -17,7 +17,7 @@ import pytest
 
 from bentos.errors import Problem
 from bentos.gateway.schemas import ActRequest, Started
-from bentos.http import cache as known
+from bentos.http import cache
 from bentos.http.auth import ClientToken, Guard
 from bentos.http.coalescing import decide
 from bentos.http.messages import Request
@@ -262,7 +262,7 @@ def test_versions_that_do_not_gain_are_asked_one_at_a_time(tmp_path: Path, packa
 
 def test_paths_of_policies_that_nobody_has_do_not_keep_out_those_of_others() -> None:
     router = Router(Guard("of-the-admin"))
-    for path in [*(f"/v1/policies/{number}/act" for number in range(known.MOST + 1)), ACT]:
+    for path in [*(f"/v1/policies/{number}/act" for number in range(cache.MOST + 1)), ACT]:
         router.answer(Request("POST", path, b"", (), b"{}"))
     assert router.v1.decides(ACT) == "cartpole"
 

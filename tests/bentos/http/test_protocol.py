@@ -17,9 +17,7 @@ import uvicorn
 
 from bentos.errors import Problem
 from bentos.gateway.gateway import Gateway
-from bentos.http import cache as heads
-from bentos.http import cache as known
-from bentos.http import protocol
+from bentos.http import cache, protocol
 from bentos.http.app import App
 from bentos.http.auth import Guard
 from bentos.http.messages import MAX_BODY, Request, Response
@@ -399,11 +397,11 @@ def test_a_chunked_body_is_parsed_each_time(port: int) -> None:
 
 
 def test_no_more_heads_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "MOST", 3)
-    learned, sizes = heads.Heads(), []
+    monkeypatch.setattr(cache, "MOST", 3)
+    learned, sizes = cache.Heads(), []
     for number in range(7):
-        learned.learn(b"%d" % number, heads.Head("POST", f"/{number}", b"", (), 0))
+        learned.learn(b"%d" % number, cache.Head("POST", f"/{number}", b"", (), 0))
         sizes.append(len(learned))
     assert sizes == [1, 2, 3, 1, 2, 3, 1]
-    learned.learn(b"y" * (known.LONGEST + 1), heads.Head("POST", "/", b"", (), 0))
+    learned.learn(b"y" * (cache.LONGEST + 1), cache.Head("POST", "/", b"", (), 0))
     assert list(learned) == [b"6"]

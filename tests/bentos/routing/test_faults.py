@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.routing import fault_reports, faults
 from bentos.runners.crash_marks import Marks, Suspect
 from bentos.server.worker import Worker
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.writer import StoreDown
 
 SUSPECT = Suspect("p", "2", "ab" * 32)
@@ -41,8 +41,8 @@ def down(worker: Worker, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
 
 
 def kinds() -> list[str]:
-    with store.connect(home.database_url()).connect() as connection:
-        return list(connection.execute(sa.select(store.fault_events.c.kind)).scalars())
+    with tables.connect(settings.database_url()).connect() as connection:
+        return list(connection.execute(sa.select(tables.fault_events.c.kind)).scalars())
 
 
 def test_an_event_that_could_not_be_stored_is_stored_later(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ import pytest
 from bentos.gateway.assign import Assign
 from bentos.package.manifest import Outcomes
 from bentos.package.session import Policy
-from bentos.routing import follower as module
-from bentos.routing import peers
+from bentos.routing import follower, peers
 from bentos.routing.fault_reports import FaultReports
 from bentos.routing.faults import Event, Faults
 from bentos.routing.follower import Follower
@@ -306,7 +305,7 @@ def test_the_last_good_state_is_whole_at_every_moment(world: World, monkeypatch:
         registry.picture = registry.picture.__class__("q", None, None, None, None, None, {})
         gateway.marks.close()
         again = start()
-        monkeypatch.setattr(module.Follower, "poll", lambda self: asyncio.sleep(0))
+        monkeypatch.setattr(follower.Follower, "poll", lambda self: asyncio.sleep(0))
         await again.follower.start()
         champion = again.routes["p"].champion
         assert champion is not None

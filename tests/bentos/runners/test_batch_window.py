@@ -12,8 +12,7 @@ import pytest
 
 from bentos.rows import Decision, Rows
 from bentos.runners import batch as batches
-from bentos.runners import batch_window as lookout
-from bentos.runners import settled
+from bentos.runners import batch_window, settled
 from bentos.runners.batch import Batch
 
 TURN, BUSY_TURN = 50e-6, 400e-6
@@ -58,7 +57,7 @@ class Model:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (batches, lookout):
+    for module in (batches, batch_window):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock.time))
     return clock
 

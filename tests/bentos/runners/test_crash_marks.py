@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from bentos.routing import faults
 from bentos.routing.faults import Faults, bury
 from bentos.routing.plan import plan
-from bentos.runners import crash_marks as quarantine
+from bentos.runners import crash_marks
 from bentos.runners.crash_marks import Death, Marks, Suspect
-from bentos.store import tables as store
+from bentos.store import tables
 from tests.bentos.routing.test_plan import canary, picture
 
 POISON = Suspect("p", "2", "ab" * 32)
@@ -63,12 +63,12 @@ def test_a_worker_that_dies_at_work_leaves_the_name_of_the_version_once(
     tmp_path: Path, worker: Callable[..., subprocess.Popen[bytes]], number: int
 ) -> None:
     process = worker("w1", "at work")
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert deaths == [], "it lives"
     kill(process, number)
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert deaths == [Death(POISON, ("w1",))]
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert deaths == []
 
 
@@ -77,7 +77,7 @@ def test_idle_workers_and_those_that_end_in_good_order_leave_nothing(
 ) -> None:
     kill(worker("w1", "idle"))
     worker("w2", "at work").communicate()
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert deaths == []
     assert list(tmp_path.iterdir()) == []
 
@@ -87,7 +87,7 @@ def test_workers_found_dead_together_are_one_death(
 ) -> None:
     for process in [worker("w1", "at work"), worker("w2", "at work")]:
         kill(process)
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert deaths == [Death(POISON, ("w1", "w2"))]
 
 
@@ -95,9 +95,9 @@ def test_a_death_that_could_not_be_stored_is_told_again(
     tmp_path: Path, worker: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     kill(worker("w1", "at work"))
-    with pytest.raises(RuntimeError), quarantine.dead(tmp_path):
+    with pytest.raises(RuntimeError), crash_marks.dead(tmp_path):
         raise RuntimeError("the store is down")
-    with quarantine.dead(tmp_path) as deaths:
+    with crash_marks.dead(tmp_path) as deaths:
         assert len(deaths) == 1
 
 
@@ -118,7 +118,7 @@ def read(engine: sa.Engine, known: Faults) -> set[str]:
 
 
 def test_the_second_death_quarantines_the_package_for_every_gateway(tmp_path: Path) -> None:
-    engine = store.create(f"sqlite:///{tmp_path}/airlock.db")
+    engine = tables.create(f"sqlite:///{tmp_path}/airlock.db")
     peer = Faults(tmp_path / "faults.json")
     for name, quarantined in (("w1", False), ("w1", False), ("w2", True)):
         with engine.begin() as connection:
@@ -127,19 +127,19 @@ def test_the_second_death_quarantines_the_package_for_every_gateway(tmp_path: Pa
         assert peer.quarantined(POISON.package_sha256) is quarantined
     with engine.begin() as connection:
         bury(connection, Death(POISON, ("w3",)), "w9")
-        kinds = connection.execute(sa.select(store.fault_events.c.kind).order_by(store.fault_events.c.id)).scalars()
+        kinds = connection.execute(sa.select(tables.fault_events.c.kind).order_by(tables.fault_events.c.id)).scalars()
         assert list(kinds) == ["killed_worker", "killed_worker", "quarantined", "killed_worker"]
     assert Faults(tmp_path / "faults.json").quarantined(POISON.package_sha256), "without the database, too"
 
 
 def test_what_the_disk_remembers_holds_until_the_table_was_read(tmp_path: Path) -> None:
-    engine = store.create(f"sqlite:///{tmp_path}/airlock.db")
+    engine = tables.create(f"sqlite:///{tmp_path}/airlock.db")
     for name in ("w1", "w2"):
         with engine.begin() as connection:
             bury(connection, Death(POISON, (name,)), "w9")
     read(engine, Faults(tmp_path / "faults.json"))
     with engine.begin() as connection:
-        connection.execute(store.fault_events.delete())
+        connection.execute(tables.fault_events.delete())
     pardoned = Faults(tmp_path / "faults.json")
     assert pardoned.quarantined(POISON.package_sha256)
     assert read(engine, pardoned) == {"p"}

@@ -22,7 +22,7 @@ from bentos.runners import settled
 from bentos.runners.constrain import Constrain
 from bentos.runners.explore import Explore
 from bentos.server.single import Package, route
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.overrides import Active, Overrides
 from bentos.store.writer import Writer
 from bentos.tokens import Signer
@@ -35,7 +35,7 @@ EVEN = discrete_graph(np.zeros((4, 2)), np.log([0.25, 0.75]))
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     found = f"sqlite:///{tmp_path}/airlock.db"
-    store.connect(found)
+    tables.connect(found)
     return found
 
 

@@ -14,8 +14,7 @@ import sqlalchemy as sa
 
 from bentos.gateway.schemas import ActRequest
 from bentos.package.manifest import Serve
-from bentos.store import decision_log
-from bentos.store import tables as store
+from bentos.store import decision_log, tables
 from bentos.store.decision_log import DecisionLog, limit
 from bentos.store.retention import Retention
 from bentos.tokens import Signer, new_nonce
@@ -25,8 +24,8 @@ from tests.bentos.in_process import BREAKS, FINE, Desk
 
 def logged(database: str) -> list[Any]:
     """Every row of the log."""
-    with store.create(database).connect() as connection:
-        return list(connection.execute(sa.select(store.decisions).order_by(store.decisions.c.id)))
+    with tables.create(database).connect() as connection:
+        return list(connection.execute(sa.select(tables.decisions).order_by(tables.decisions.c.id)))
 
 
 def test_every_decision_of_a_logged_episode_is_kept_with_what_it_was_made_from(
@@ -220,25 +219,25 @@ def test_the_gateway_writes_its_log_by_itself_and_shows_what_it_lost(served: Gat
 
 
 def test_old_and_surplus_rows_are_deleted_oldest_first(database: str) -> None:
-    engine = store.create(database)
+    engine = tables.create(database)
     row = {"policy": "p", "arm": "champion", "generation": "", "step": 0, "observation_norm": 0.0, "action": 0}
     row |= {"source": "policy", "adjusted": [], "latency_seconds": 0.0}
     with engine.begin() as connection:
         ages = [100.0, 100.0, *[10.0] * 8]
         connection.execute(
-            store.decisions.insert(), [{**row, "episode": f"e{n}", "at": 1000.0 - age} for n, age in enumerate(ages)]
+            tables.decisions.insert(), [{**row, "episode": f"e{n}", "at": 1000.0 - age} for n, age in enumerate(ages)]
         )
         event = {"kind": "fault", "policy": "p", "generation": "g"}
         connection.execute(
-            store.episode_events.insert(), [{**event, "episode": f"e{n}", "at": 1000.0 - 100 * n} for n in range(3)]
+            tables.episode_events.insert(), [{**event, "episode": f"e{n}", "at": 1000.0 - 100 * n} for n in range(3)]
         )
 
     def left(days: float, rows: int) -> list[str]:
         with engine.begin() as connection:
             assert not Retention(days, rows).run(connection, now=1000.0)
-            return list(connection.execute(sa.select(store.decisions.c.episode).order_by("id")).scalars())
+            return list(connection.execute(sa.select(tables.decisions.c.episode).order_by("id")).scalars())
 
     assert left(50 / 86400, 100) == [f"e{n}" for n in range(2, 10)]
     assert left(50 / 86400, 3) == ["e7", "e8", "e9"]
     with engine.connect() as connection:
-        assert connection.execute(sa.select(store.episode_events.c.episode)).scalars().all() == ["e0"]
+        assert connection.execute(sa.select(tables.episode_events.c.episode)).scalars().all() == ["e0"]

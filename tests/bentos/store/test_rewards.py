@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from bentos.client import GatewayError
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.store.writer import RewardsTaken, Writer
 from bentos.tokens import Signer
 from tests.bentos.gateway_process import EPISODE_KEY, GatewayProcess, wait_until
@@ -33,8 +33,8 @@ def written(database: str, work: Callable[[Writer], Any]) -> Any:
 
 def outcomes_of(database: str) -> list[tuple[str, float, int]]:
     """Every stored outcome."""
-    table = store.outcomes.c
-    with store.create(database).connect() as connection:
+    table = tables.outcomes.c
+    with tables.create(database).connect() as connection:
         rows = connection.execute(sa.select(table.episode, table.episode_return, table.length).order_by(table.episode))
         return [tuple(row) for row in rows]
 
@@ -116,9 +116,9 @@ def test_the_gateway_takes_rewards_one_or_many_and_shows_the_episode_they_comple
     nonce = Signer(EPISODE_KEY).episode(episode["episode_id"]).nonce
     engine = sa.create_engine(f"sqlite:///{served.home}/airlock.db")
     with engine.connect() as connection:
-        own = sa.select(store.rewards.c.next_observation).where(store.rewards.c.episode == nonce)
-        kept = connection.execute(own.order_by(store.rewards.c.step)).scalars().all()
-        found = connection.execute(sa.select(store.outcomes).where(store.outcomes.c.episode == nonce)).one()
+        own = sa.select(tables.rewards.c.next_observation).where(tables.rewards.c.episode == nonce)
+        kept = connection.execute(own.order_by(tables.rewards.c.step)).scalars().all()
+        found = connection.execute(sa.select(tables.outcomes).where(tables.outcomes.c.episode == nonce)).one()
     assert len(kept[0]) == 4 * 4  # four float32
     assert kept[1:] == [None, None]
     assert (found.episode_return, found.length, found.kind) == (4.0, 2, "reported")

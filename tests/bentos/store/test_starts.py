@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import starts
-from bentos.store import tables as store
+from bentos.store import starts, tables
 from bentos.store.starts import Untold
 from bentos.store.writer import StoreDown, Writer
 from tasks.canary.units import StoredUnits
@@ -22,8 +21,8 @@ from tests.bentos.store_rows import outcome, start
 def stored(engine: sa.Engine) -> tuple[list[str], dict[str, str]]:
     """The episodes that began, and the kinds of the outcomes, by episode."""
     with engine.connect() as connection:
-        begun = list(connection.execute(sa.select(store.episodes.c.episode).order_by("start_seq")).scalars())
-        ended = connection.execute(sa.select(store.outcomes.c.episode, store.outcomes.c.kind))
+        begun = list(connection.execute(sa.select(tables.episodes.c.episode).order_by("start_seq")).scalars())
+        ended = connection.execute(sa.select(tables.outcomes.c.episode, tables.outcomes.c.kind))
         return begun, {row.episode: row.kind for row in ended}
 
 
@@ -37,11 +36,11 @@ async def withdrawn(writer: Writer) -> int:
 
 
 def test_what_is_withdrawn_was_stored_and_neither_ended_nor_was_given_out_since(database: str) -> None:
-    engine = store.create(database)
+    engine = tables.create(database)
     doubtful = [start(name, at=1.0) for name in ("a", "b", "c", "never")]
     with engine.begin() as connection:
         starts.insert(connection, doubtful[:3])
-        connection.execute(store.outcomes.insert(), [outcome("b")])
+        connection.execute(tables.outcomes.insert(), [outcome("b")])
     with engine.begin() as connection:
         assert starts.insert(connection, [start("c", at=2.0)]) == set(), "sent again, it is given out"
     with engine.begin() as connection:
@@ -56,7 +55,7 @@ def test_what_is_withdrawn_was_stored_and_neither_ended_nor_was_given_out_since(
 
 
 def test_a_withdrawn_start_is_never_given_out(database: str) -> None:
-    engine = store.create(database)
+    engine = tables.create(database)
     with engine.begin() as connection:
         starts.insert(connection, [start("a", at=1.0)])
     with engine.begin() as connection:
@@ -67,7 +66,7 @@ def test_a_withdrawn_start_is_never_given_out(database: str) -> None:
 
 def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/airlock.db"
-    engine = store.create(url)
+    engine = tables.create(url)
 
     async def send() -> int:
         with closing(Writer(url, patience=0.2)) as writer:
@@ -85,7 +84,7 @@ def test_a_start_that_its_request_did_not_wait_for_is_withdrawn(tmp_path: Path) 
 
 def test_a_start_whose_answer_comes_as_its_request_gives_up_is_withdrawn(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/airlock.db"
-    store.create(url)
+    tables.create(url)
 
     async def send() -> int:
         with closing(Writer(url, patience=0.2)) as writer:
@@ -101,7 +100,7 @@ def test_a_start_whose_answer_comes_as_its_request_gives_up_is_withdrawn(tmp_pat
 
 def test_starts_that_surely_failed_are_not_remembered(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/airlock.db"
-    store.create(url)
+    tables.create(url)
 
     async def send() -> int:
         with closing(Writer(url)) as writer:
@@ -117,7 +116,7 @@ def test_starts_that_surely_failed_are_not_remembered(tmp_path: Path) -> None:
 
 def test_starts_that_the_store_will_never_take_are_forgotten(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/airlock.db"
-    store.create(url)
+    tables.create(url)
 
     async def withdraw() -> int:
         with closing(Writer(url)) as writer:

@@ -15,11 +15,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from itsdangerous import TimestampSigner
 
-from bentos import settings as home
-from bentos.store import overrides
-from bentos.store import tables as store
-from plugins.console import commands as operate
-from plugins.console import overview
+from bentos import settings
+from bentos.store import overrides, tables
+from plugins.console import commands, overview
 from plugins.console.forms import TOKEN
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
@@ -40,7 +38,7 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ControlPlane:
     monkeypatch.setattr(overview, "page", a_page)
     registry = RegistryDouble()
     registry.create("cartpole")
-    monkeypatch.setattr(operate, "ControlPlane", lambda who: ControlPlane(who, registry=registry))
+    monkeypatch.setattr(commands, "ControlPlane", lambda who: ControlPlane(who, registry=registry))
     plane = ControlPlane("a release", registry=registry)
     for version in ("1", "2", "3"):
         assert registry.create_version("cartpole") == version
@@ -69,7 +67,7 @@ def send(browser: TestClient, deed: str, **fields: str) -> tuple[int, str]:
 
 def told() -> list[tuple[str, str, str]]:
     """The story, newest first: who, what, in words."""
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     return [(event.who, event.what, event.words) for event in audit.story(engine, "cartpole")]
 
 
@@ -94,13 +92,13 @@ def test_a_rollback_takes_the_champion_back(control: ControlPlane, visit: Visit,
     status, said = send(visit("admin"), "rollback", **({"now": "on"} if now else {}))
     assert (status, said) == (200, "Rolled back from version 2 to version 1.")
     assert control.state("cartpole")["champion"] == "1"
-    with store.connect(home.database_url()).connect() as connection:
-        moved = connection.execute(store.fault_events.select()).all()
+    with tables.connect(settings.database_url()).connect() as connection:
+        moved = connection.execute(tables.fault_events.select()).all()
     assert [row.kind for row in moved] == (["safety_rollback"] if now else [])
 
 
 def test_an_override_is_cleared_as_the_page_shows_it(control: ControlPlane, visit: Visit) -> None:
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     shown = {
         "policy": "cartpole",
         "action": 1,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from plugins.console import canary as module
 from plugins.console.canary import CanarySeen, Pictures, latest, position
 from tasks.canary import evidence
 from tasks.errors import Misconfigured
-from tasks.reporting import canary_plot as canary_picture
+from tasks.reporting import canary_plot
 from tests.tasks import fabricated
 from tests.tasks.analysis import plans
 from tests.tasks.registry_double import RegistryDouble
@@ -69,7 +69,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 def play(count: int, difference: float = 0.0) -> None:
     generator = np.random.default_rng(0)
-    with store.connect(home.database_url()).begin() as connection:
+    with tables.connect(settings.database_url()).begin() as connection:
         for number in range(count):
             arm = ("control", "challenger")[number % 2]
             value = float(generator.uniform(200, 300)) + (difference if arm == "challenger" else 0.0)
@@ -147,7 +147,7 @@ class Drawing:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.drawn = 0.0, 0
-        monkeypatch.setattr(canary_picture, "svg", self.draw)
+        monkeypatch.setattr(canary_plot, "svg", self.draw)
         monkeypatch.setattr(module, "units", lambda plan: None)
         self.pictures = Pictures(clock=lambda: self.now)
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
-from plugins.console import charts as history
+from bentos import settings
+from bentos.store import tables
+from plugins.console import charts
 from plugins.console.charts import Chart
 
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
     monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path))
-    return store.connect(home.database_url())
+    return tables.connect(settings.database_url())
 
 
 def outcome(at: float, version: str, value: float, policy: str = "cartpole") -> dict[str, object]:
@@ -57,11 +57,11 @@ def decision(at: float, milliseconds: float, norm: float) -> dict[str, object]:
 
 
 def chart(name: str) -> Chart:
-    return next(found for found in history.charts("cartpole") if found.id == name)
+    return next(found for found in charts.charts("cartpole") if found.id == name)
 
 
 def test_of_a_policy_without_rows_nothing_is_drawn() -> None:
-    assert history.charts("cartpole") == []
+    assert charts.charts("cartpole") == []
 
 
 def test_returns_are_means_of_each_stretch_by_version(database: sa.Engine) -> None:
@@ -69,9 +69,9 @@ def test_returns_are_means_of_each_stretch_by_version(database: sa.Engine) -> No
     rows += [outcome(1060 + n, "2", 200.0 + 2 * (n % 2)) for n in range(60)]
     rows += [outcome(1030.0, "9", -1.0, policy="pendulum"), outcome(1000.0, "", 9.0)]
     with database.begin() as connection:
-        connection.execute(sa.insert(store.outcomes), rows)
+        connection.execute(sa.insert(tables.outcomes), rows)
     found = chart("returns")
-    assert len(found.times) == history.BINS
+    assert len(found.times) == charts.BINS
     assert list(found.times) == sorted(found.times)
     nobody, one, two = found.series
     assert (nobody.name, one.name, two.name) == ("fallback", "version 1", "version 2")
@@ -84,7 +84,7 @@ def test_returns_are_means_of_each_stretch_by_version(database: sa.Engine) -> No
 
 def test_latency_is_told_by_its_ranks_in_milliseconds(database: sa.Engine) -> None:
     with database.begin() as connection:
-        connection.execute(sa.insert(store.decisions), [decision(1000.0, n, 2.0) for n in range(101)])
+        connection.execute(sa.insert(tables.decisions), [decision(1000.0, n, 2.0) for n in range(101)])
     found = chart("latency")
     assert (found.unit, found.times) == ("ms", (1000.0,))
     assert [(line.name, *line.values) for line in found.series] == [
@@ -102,7 +102,7 @@ def test_drift_is_told_in_multiples_of_its_threshold(database: sa.Engine) -> Non
     ]
     report = {"policy": "cartpole", "version": "1", "at": 5.0, "verdict": "fail"}
     with database.begin() as connection:
-        connection.execute(sa.insert(store.monitor_reports), [{**report, "report": {"alerts": alerts}}])
+        connection.execute(sa.insert(tables.monitor_reports), [{**report, "report": {"alerts": alerts}}])
     found = chart("drift")
     assert (found.times, found.threshold) == ((5.0,), 1.0)
     assert {line.name: line.values for line in found.series} == {
@@ -112,9 +112,9 @@ def test_drift_is_told_in_multiples_of_its_threshold(database: sa.Engine) -> Non
 
 
 def test_only_the_newest_rows_are_looked_at(database: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "ROWS", 10)
+    monkeypatch.setattr(charts, "ROWS", 10)
     now = time.time()
     with database.begin() as connection:
-        connection.execute(sa.insert(store.outcomes), [outcome(now + n, "1", float(n)) for n in range(50)])
+        connection.execute(sa.insert(tables.outcomes), [outcome(now + n, "1", float(n)) for n in range(50)])
     values = [value for value in chart("returns").series[0].values if value is not None]
     assert (min(values), max(values)) == (40.0, 49.0)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from plugins.console import formatting as words
+from plugins.console import formatting
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from plugins.console import formatting as words
     ],
 )
 def test_a_number_is_short_and_written_out_up_to_a_million(found: float | None, said: str) -> None:
-    assert words.number(found) == said
+    assert formatting.number(found) == said

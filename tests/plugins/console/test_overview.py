@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
-from bentos.telemetry import counters as stats
+from bentos import settings
+from bentos.store import tables
+from bentos.telemetry import counters
 from plugins.console import canary as latest_canary
 from plugins.console import overview
 from plugins.console.overview import Health, checklists, glances, health_of, names, page, served
@@ -145,13 +145,13 @@ def test_what_nobody_foresaw_spoils_its_own_part_only(monkeypatch: pytest.Monkey
 
 
 def test_latencies_are_of_all_that_the_version_served() -> None:
-    counted = stats.Arm()
+    counted = counters.Arm()
     for _ in range(99):
         counted.decided(1, 0.0004)
     counted.decided(1, 0.04)
-    with store.connect(home.database_url()).begin() as connection:
+    with tables.connect(settings.database_url()).begin() as connection:
         connection.execute(
-            store.arm_stats.insert().values(
+            tables.arm_stats.insert().values(
                 policy="cartpole",
                 generation="",
                 version="1",

@@ -12,14 +12,14 @@ from airflow.models.hitl import HITLDetail
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskAwaitingInput, TaskDeferred
 from airflow.sdk.serde import deserialize, serialize
 
-from bentos import settings as home
+from bentos import settings
 from plugins.operators import approval as approval_module
 from plugins.operators import canary as canary_module
 from plugins.operators import stage as stage_module
 from plugins.operators.approval import ReleaseApproval
 from plugins.operators.canary import CanaryOperator, CanaryTrigger
 from plugins.operators.stage import StageOperator, begin, final
-from tasks.canary import lifecycle as canary
+from tasks.canary import lifecycle
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.files import load
 from tasks.spec.params import Params
@@ -139,10 +139,12 @@ def test_post_deployment_runs_only_after_a_promotion(opened: list[Params]) -> No
 def control(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     plan = SimpleNamespace(generation="g1", document=lambda: {"alpha": 0.05})
-    monkeypatch.setattr(canary, "plan", lambda release: plan)
-    monkeypatch.setattr(canary, "start", lambda release: calls.append("start"))
-    monkeypatch.setattr(canary, "advance", lambda release: calls.append("advance"))
-    monkeypatch.setattr(canary, "finish", lambda release, seen: calls.append("finish") or {"verdict": seen["verdict"]})
+    monkeypatch.setattr(lifecycle, "plan", lambda release: plan)
+    monkeypatch.setattr(lifecycle, "start", lambda release: calls.append("start"))
+    monkeypatch.setattr(lifecycle, "advance", lambda release: calls.append("advance"))
+    monkeypatch.setattr(
+        lifecycle, "finish", lambda release, seen: calls.append("finish") or {"verdict": seen["verdict"]}
+    )
     return calls
 
 
@@ -183,7 +185,7 @@ def test_the_trigger_fires_only_when_there_is_something_to_do(monkeypatch: pytes
             raise answer
         return answer
 
-    monkeypatch.setattr(canary, "look", look)
+    monkeypatch.setattr(lifecycle, "look", look)
 
     async def first() -> Any:
         return await anext(CanaryTrigger("cartpole", "g1", {}, poll_seconds=0.001, quiet_seconds=0.001).run())
@@ -283,7 +285,7 @@ def test_every_task_links_to_its_run_its_version_and_the_console(found: list[Any
     def urls() -> dict[str, str]:
         return {link.name: link.get_link(operator, ti_key=key) for link in operator.operator_extra_links}  # type: ignore[arg-type]
 
-    console = f"{home.airflow_url()}/airlock/policies/lunar_lander"
+    console = f"{settings.airflow_url()}/airlock/policies/lunar_lander"
     assert urls() == {"MLflow run": "", "Model version": "", "Airlock console": console}
     tracked = SimpleNamespace(tags={"airlock.version": "7"})
     found.append(SimpleNamespace(experiment_id="3", run_id="abc", tracked=lambda: tracked))

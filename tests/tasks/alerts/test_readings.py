@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bentos.store import tables as store
+from bentos.store import tables
 from bentos.telemetry import counters as stats
 from tasks.alerts.readings import (
     action_counts,
@@ -66,14 +66,14 @@ def test_a_drop_is_a_share_of_the_baseline_also_where_returns_are_negative() -> 
 
 
 def test_counters_of_a_version_are_summed_over_arms_and_workers() -> None:
-    engine = store.create("sqlite:///:memory:")
+    engine = tables.create("sqlite:///:memory:")
     arm = stats.Arm()
     arm.decided(10, 0.002)
     rows = [("3", "champion", "a"), ("3", "control", "a"), ("3", "champion", "b"), ("4", "challenger", "a")]
     with engine.begin() as connection:
         for version, name, worker in rows:
             values = {"policy": "cartpole", "generation": "", "version": version, "arm": name, "worker": worker}
-            connection.execute(store.arm_stats.insert(), values | {"stats": arm.to_json(), "updated_at": 0.0})
+            connection.execute(tables.arm_stats.insert(), values | {"stats": arm.to_json(), "updated_at": 0.0})
     assert counters(engine, "cartpole", "3")["decisions"] == 30
     assert counters(engine, "cartpole", "5")["decisions"] == 0
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import error_rates as verdicts
+from benchmarks import error_rates
 from benchmarks.error_rates import Share, chains, ended, median_units, rate_alarms, sample_ratio_alarms, whole_judge
 from benchmarks.simulated_canaries import WORLDS, Environment, World, simulate
 from benchmarks.stopping_rules import NEVER, RULES, airlock
@@ -116,7 +116,7 @@ def test_a_rate_of_2_percent_against_a_tenth_of_one_is_found() -> None:
 
 @pytest.mark.parametrize("world", [BOUNDED[1], UNBOUNDED[1]], **NAMES)
 def test_the_whole_judge_keeps_to_the_sum_of_its_budgets(world: World) -> None:
-    budget = guardrails.budget(verdicts.ALPHA, first_release=False)
+    budget = guardrails.budget(error_rates.ALPHA, first_release=False)
     found = whole_judge(world, "flipping", 60, 21)
     assert at_most(found["roll_back"], budget["roll_back"])
     assert at_most(found["sample ratio"], budget["inconclusive"])

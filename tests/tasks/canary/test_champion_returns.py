@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.canary import champion_returns
 from tasks.canary.champion_returns import from_file, of_champion, stored, traffic
 from tasks.errors import Misconfigured
@@ -38,8 +38,8 @@ def play(version: str, returns: list[float], at: float = NOW - 3600, apart: floa
         }
         for number, value in enumerate(returns)
     ]
-    with store.connect(home.database_url()).begin() as connection:
-        connection.execute(sa.insert(store.outcomes), rows)
+    with tables.connect(settings.database_url()).begin() as connection:
+        connection.execute(sa.insert(tables.outcomes), rows)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
+from bentos import settings
 from bentos.gateway.schemas import Started
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.analysis.judge.verdict import Evidence, judge
 from tasks.canary.evidence import units
 from tasks.canary.units import StoredUnits
@@ -32,7 +32,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("AIRLOCK_LOG_EPISODES", "0")
-    return Desk(tmp_path, home.database_url())
+    return Desk(tmp_path, settings.database_url())
 
 
 def test_a_fault_in_a_unit_counts_once_and_only_for_the_unit_that_met_it(desk: Desk) -> None:
@@ -50,8 +50,8 @@ def test_a_fault_in_a_unit_counts_once_and_only_for_the_unit_that_met_it(desk: D
     assert 0 < found.challenger.sum() < len(episodes)
     assert found.events["fault"].tolist() == found.challenger.tolist()
     assert found.events["fallback"].tolist() == found.challenger.tolist()
-    with store.connect(home.database_url()).connect() as connection:
-        stored = connection.execute(sa.select(store.episode_events)).all()
+    with tables.connect(settings.database_url()).connect() as connection:
+        stored = connection.execute(sa.select(tables.episode_events)).all()
     assert len(stored) == 2 * found.challenger.sum()
     rails = {rail.id: rail for rail in judge(Evidence(found), CANARY).guardrails}
     assert {"fault_rate_of_units", "fallback_rate_of_units"} <= rails.keys()
@@ -78,9 +78,9 @@ def test_what_is_noted_after_the_outcome_changes_nothing_that_was_read(desk: Des
         await desk.act(late, BREAKS)
         await desk.write()
         assert (before.waiting, units(CANARY).events) == (units(CANARY).waiting, before.events)
-        with store.connect(home.database_url()).connect() as connection:
-            assert len(connection.execute(sa.select(store.episode_events)).all()) == 2
-            assert connection.execute(sa.select(store.outcomes.c.events)).scalars().all() == [""]
+        with tables.connect(settings.database_url()).connect() as connection:
+            assert len(connection.execute(sa.select(tables.episode_events)).all()) == 2
+            assert connection.execute(sa.select(tables.outcomes.c.events)).scalars().all() == [""]
 
     asyncio.run(desk.run(play))
 
@@ -98,8 +98,8 @@ def test_events_outlive_a_store_that_was_down(desk: Desk, monkeypatch: pytest.Mo
                 await desk.write()
         desk.writer._rest_until = 0.0
         await desk.end(episode)
-        with store.connect(home.database_url()).connect() as connection:
-            assert connection.execute(sa.select(store.outcomes.c.events)).scalars().all() == ["fallback,fault"]
+        with tables.connect(settings.database_url()).connect() as connection:
+            assert connection.execute(sa.select(tables.outcomes.c.events)).scalars().all() == ["fallback,fault"]
 
     asyncio.run(desk.run(play))
 
@@ -121,7 +121,7 @@ def test_the_first_observation_reaches_the_judge_as_a_covariate(desk: Desk) -> N
 @pytest.mark.parametrize("seed", range(3))
 def test_reading_what_is_new_finds_what_reading_everything_finds(seed: int, database: str) -> None:
     chance = random.Random(seed)
-    engine = store.create(database)
+    engine = tables.create(database)
     growing = StoredUnits("p", "g")
     running: list[str] = []
     for number in range(120):
@@ -129,13 +129,13 @@ def test_reading_what_is_new_finds_what_reading_everything_finds(seed: int, data
             if chance.random() < 0.5 or not running:
                 arm = chance.choice(["control", "challenger"])
                 row = start(f"e{number}", unit=f"u{chance.randrange(30)}", arm=arm, covariate=chance.random())
-                connection.execute(store.episodes.insert(), [row])
+                connection.execute(tables.episodes.insert(), [row])
                 running.append(f"e{number}")
             else:
                 ended = running.pop(chance.randrange(len(running)))
                 told = {"events": chance.choice(["", "fault", "adjustment,fault"])}
                 kind = chance.choice(["reported", "abandoned"])
-                connection.execute(store.outcomes.insert(), [outcome(ended, chance.random(), kind=kind, **told)])
+                connection.execute(tables.outcomes.insert(), [outcome(ended, chance.random(), kind=kind, **told)])
         if chance.random() < 0.3 or number == 119:
             with engine.connect() as connection:
                 assert growing.read(connection) == StoredUnits("p", "g").read(connection)
@@ -144,16 +144,16 @@ def test_reading_what_is_new_finds_what_reading_everything_finds(seed: int, data
 
 
 def test_a_look_reads_only_rows_that_are_new(tmp_path: Path) -> None:
-    engine = store.create(f"sqlite:///{tmp_path}/airlock.db")
+    engine = tables.create(f"sqlite:///{tmp_path}/airlock.db")
     reader = StoredUnits("p", "g")
     with engine.begin() as connection:
-        connection.execute(store.episodes.insert(), [start(f"e{n}") for n in range(50)])
-        connection.execute(store.outcomes.insert(), [outcome(f"e{n}") for n in range(0, 50, 2)])
+        connection.execute(tables.episodes.insert(), [start(f"e{n}") for n in range(50)])
+        connection.execute(tables.outcomes.insert(), [outcome(f"e{n}") for n in range(0, 50, 2)])
         first = reader.read(connection)
-        connection.execute(store.episodes.delete())
-        connection.execute(store.outcomes.delete())
-        connection.execute(store.episodes.insert(), [start("new")])
-        connection.execute(store.outcomes.insert(), [outcome("e1", 7.0)])
+        connection.execute(tables.episodes.delete())
+        connection.execute(tables.outcomes.delete())
+        connection.execute(tables.episodes.insert(), [start("new")])
+        connection.execute(tables.outcomes.insert(), [outcome("e1", 7.0)])
         second = reader.read(connection)
     assert (len(first), [one.unit for one in second[50:]]) == (50, ["new"])
     changed = [later.unit for earlier, later in zip(first, second, strict=False) if earlier != later]

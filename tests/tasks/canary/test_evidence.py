@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.analysis.judge.verdict import Evidence, Judgement, judge
 from tasks.canary.evidence import units
 from tests.tasks.analysis.plans import PLAN
@@ -42,18 +42,18 @@ def looks(seed: int, shift: float, batch: int) -> Iterator[Judgement]:
         for number in range(UNITS)
     ]
     for begin in range(0, UNITS, batch):
-        with store.connect(home.database_url()).begin() as connection:
+        with tables.connect(settings.database_url()).begin() as connection:
             starts = [
                 {**rows[n], "unit": f"u{n}", "started_at": time.time()} for n in range(begin, min(begin + batch, UNITS))
             ]
-            connection.execute(sa.insert(store.episodes), starts)
+            connection.execute(sa.insert(tables.episodes), starts)
         yield judge(Evidence(units(PLAN)), PLAN)
     for begin in range(0, UNITS, batch):
-        with store.connect(home.database_url()).begin() as connection:
+        with tables.connect(settings.database_url()).begin() as connection:
             for n in ends[begin : begin + batch]:
                 outcome = {"episode_return": float(returns[n]), "length": 1, "recorded_at": time.time()}
                 kind = "abandoned" if lost[n] else "reported"
-                connection.execute(sa.insert(store.outcomes).values(**rows[n], **outcome, kind=kind))
+                connection.execute(sa.insert(tables.outcomes).values(**rows[n], **outcome, kind=kind))
         yield judge(Evidence(units(PLAN)), PLAN)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
-from tasks.canary import pruning as module
+from bentos.store import tables
+from tasks.canary import pruning
 from tasks.canary.pruning import DAY, prune
 from tasks.errors import Misconfigured
 from tasks.tracking.client import RegistryUnavailable
@@ -42,7 +42,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Shared:
     double.set_alias("p", "previous", "2")
     canary = {"generation": "g4", "champion": "3", "version": "4", "weight": 0.5, "salt": "00", "started_at": OLD}
     double.set_model_tag("p", "canary", json.dumps(canary))
-    monkeypatch.setattr(module, "Registry", lambda: double)
+    monkeypatch.setattr(pruning, "Registry", lambda: double)
     return double
 
 
@@ -50,17 +50,17 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Shared:
 def engine(database: str, registry: Shared, monkeypatch: pytest.MonkeyPatch) -> sa.Engine:
     """A store in which everything is old, but for the canary `young`; of each canary three outcomes, of one none."""
     monkeypatch.setenv("AIRLOCK_DATABASE_URL", database)
-    monkeypatch.setattr(module, "BATCH", 2)
-    engine = store.connect(database)
+    monkeypatch.setattr(pruning, "BATCH", 2)
+    engine = tables.connect(database)
     with engine.begin() as connection:
         for generation, at in (("g1", OLD), ("g0", OLD), ("young", YOUNG), ("g2", OLD), ("g3", OLD), ("g4", OLD)):
             versions = {"generation": generation, "version": "0"}
             names = [f"{generation}-{number}" for number in range(3)]
-            connection.execute(store.episodes.insert(), [start(name, at, **versions) for name in names])
+            connection.execute(tables.episodes.insert(), [start(name, at, **versions) for name in names])
             if generation != "g0":
                 ended = [outcome(name, recorded_at=at + 1, **versions) for name in names]
-                connection.execute(store.outcomes.insert(), ended)
-            connection.execute(store.arm_stats.insert(), [counters(generation, "0", at)])
+                connection.execute(tables.outcomes.insert(), ended)
+            connection.execute(tables.arm_stats.insert(), [counters(generation, "0", at)])
     return engine
 
 
@@ -77,7 +77,7 @@ def outside(engine: sa.Engine, version: str, ages: list[float]) -> None:
             outcome(f"{version}-{number}", generation="", version=version, arm="champion", recorded_at=at)
             for number, at in enumerate(ages)
         ]
-        connection.execute(store.outcomes.insert(), rows)
+        connection.execute(tables.outcomes.insert(), rows)
 
 
 def left(engine: sa.Engine, column: sa.Column[Any]) -> Counter[Any]:
@@ -89,13 +89,13 @@ def left(engine: sa.Engine, column: sa.Column[Any]) -> Counter[Any]:
 def test_canaries_that_ended_long_ago_go_as_a_whole(engine: sa.Engine) -> None:
     (told,) = prune(100, dry_run=True, now=NOW)
     assert (told.canaries, told.rows) == (2, {"episodes": 6, "outcomes": 3, "arm_stats": 2})
-    assert len(left(engine, store.episodes.c.generation)) == 6, "a dry run deletes nothing"
+    assert len(left(engine, tables.episodes.c.generation)) == 6, "a dry run deletes nothing"
     (done,) = prune(100, now=NOW)
     assert done == told
     stayed = {"young", "g2", "g3", "g4"}
-    assert left(engine, store.episodes.c.generation) == dict.fromkeys(stayed, 3)
-    assert left(engine, store.outcomes.c.generation) == dict.fromkeys(stayed, 3)
-    assert left(engine, store.arm_stats.c.generation) == dict.fromkeys(stayed, 1)
+    assert left(engine, tables.episodes.c.generation) == dict.fromkeys(stayed, 3)
+    assert left(engine, tables.outcomes.c.generation) == dict.fromkeys(stayed, 3)
+    assert left(engine, tables.arm_stats.c.generation) == dict.fromkeys(stayed, 1)
     (again,) = prune(100, now=NOW)
     assert (again.canaries, again.rows) == (0, {})
 
@@ -103,29 +103,29 @@ def test_canaries_that_ended_long_ago_go_as_a_whole(engine: sa.Engine) -> None:
 def test_of_other_traffic_the_latest_of_champion_and_previous_stay_however_old(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LATEST", 3)
+    monkeypatch.setattr(pruning, "LATEST", 3)
     outside(engine, "1", [OLD] * 5 + [YOUNG])
     outside(engine, "2", [OLD] * 5)
     outside(engine, "3", [OLD] * 2)
     (done,) = prune(100, now=NOW)
     assert done.rows["outcomes"] == 3 + 5 + 2
-    kept = left(engine, store.outcomes.c.episode)
+    kept = left(engine, tables.outcomes.c.episode)
     assert {name for name in kept if name[0].isdigit()} == {"1-5", "2-2", "2-3", "2-4", "3-0", "3-1"}
 
 
 def test_a_canary_in_whose_control_arm_the_champion_is_measured_stays(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         control = outcome("control", generation="g1", version="3", recorded_at=OLD)
-        connection.execute(store.outcomes.insert(), [control])
+        connection.execute(tables.outcomes.insert(), [control])
     prune(100, now=NOW)
-    assert left(engine, store.outcomes.c.generation)["g1"] == 4
+    assert left(engine, tables.outcomes.c.generation)["g1"] == 4
 
 
 def test_what_the_log_still_holds_keeps_its_outcomes(engine: sa.Engine) -> None:
     decision = {"policy": "p", "arm": "control", "generation": "g1", "episode": "g1-0", "step": 0, "action": 0}
     rest = {"observation_norm": 0.0, "source": "policy", "adjusted": [], "latency_seconds": 0.0}
     with engine.begin() as connection:
-        connection.execute(store.decisions.insert(), [{**decision, **rest, "at": OLD - 1}])
+        connection.execute(tables.decisions.insert(), [{**decision, **rest, "at": OLD - 1}])
     (done,) = prune(100, now=NOW)
     assert (done.canaries, done.rows) == (0, {})
 
@@ -133,12 +133,12 @@ def test_what_the_log_still_holds_keeps_its_outcomes(engine: sa.Engine) -> None:
 def test_counters_and_reports_of_versions_that_are_gone_go_but_never_the_last_report(engine: sa.Engine) -> None:
     report = {"policy": "p", "version": "3", "verdict": "pass", "report": {}}
     with engine.begin() as connection:
-        connection.execute(store.arm_stats.insert(), [counters("", version, OLD) for version in ("1", "3")])
-        connection.execute(store.monitor_reports.insert(), [{**report, "at": OLD + number} for number in range(5)])
+        connection.execute(tables.arm_stats.insert(), [counters("", version, OLD) for version in ("1", "3")])
+        connection.execute(tables.monitor_reports.insert(), [{**report, "at": OLD + number} for number in range(5)])
     (done,) = prune(100, now=NOW)
     assert (done.rows["arm_stats"], done.rows["monitor_reports"]) == (2 + 1, 4)
-    assert left(engine, store.monitor_reports.c.at) == {OLD + 4: 1}
-    assert left(engine, store.arm_stats.c.version)["3"] == 1
+    assert left(engine, tables.monitor_reports.c.at) == {OLD + 4: 1}
+    assert left(engine, tables.arm_stats.c.version)["3"] == 1
 
 
 def test_nothing_goes_while_nobody_can_say_what_is_needed(
@@ -155,4 +155,4 @@ def test_nothing_goes_while_nobody_can_say_what_is_needed(
     monkeypatch.setattr(registry, "model", silent)
     with pytest.raises(RegistryUnavailable):
         prune(100, now=NOW)
-    assert sum(left(engine, store.outcomes.c.generation).values()) == 15
+    assert sum(left(engine, tables.outcomes.c.generation).values()) == 15

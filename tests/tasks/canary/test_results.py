@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.analysis.sequential.decision import Bounds
 from tasks.canary import results as module
 from tasks.canary.results import improvement, results, summary, winner
@@ -36,7 +36,7 @@ def play(control: list[float], challenger: list[float]) -> None:
     for place, value in enumerate(challenger):
         pairs += [("control", control[place])] if control else []
         pairs.append(("challenger", value))
-    with store.connect(home.database_url()).begin() as connection:
+    with tables.connect(settings.database_url()).begin() as connection:
         for number, (arm, value) in enumerate([*pairs, ("challenger", None)]):
             fabricated.unit(connection, PLAN, number, arm, value)
 

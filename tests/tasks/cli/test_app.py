@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tasks.cli import app as cli
+from tasks.cli import app
 from tasks.spec.files import policies_directory
 from tests.tasks import airflow_double, gateway_double
 
@@ -31,7 +31,7 @@ def airlock(
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["airlock", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -87,7 +87,7 @@ def test_an_error_is_one_line_and_exit_code_1(airlock: Run) -> None:
 def test_debug_shows_the_traceback(airlock: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["airlock", "--debug", "release", "unheard_of"])
     with pytest.raises(Exception, match="unheard_of"):
-        cli.main()
+        app.main()
 
 
 class TestPolicies:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from tasks.cli import app as cli
+from tasks.cli import app
 from tasks.cli.demo import Board
 from tasks.stack.airflow_api import Run, TaskInstance
 from tasks.stack.demo import PLANS, Follower
@@ -86,7 +86,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         monkeypatch.setattr(sys, "argv", ["airlock", "demo", *arguments])
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

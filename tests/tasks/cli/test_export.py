@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from bentos import package
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.build.packaging import delivery
-from tasks.cli import app as cli
+from tasks.cli import app
 from tasks.errors import Misconfigured
 
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["airlock", "export", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -186,12 +186,12 @@ def test_force_and_limits_are_passed_on(
     given = (trained / "model.zip", "--out", tmp_path / "out", "--force", "--variants", "all")
     assert export(*given, "--time-limit", "7", "--memory-limit", "900")[0] == 1
     (order,) = orders
-    assert (order.force, order.variants, order.limits) == (True, "all", apart.Limits(7, 900))
+    assert (order.force, order.variants, order.limits) == (True, "all", sandbox.Limits(7, 900))
 
 
 def test_the_waiting_process_never_opens_the_zip_nor_loads_torch(trained: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks import sandbox as apart\n"
+        "import sys; from pathlib import Path; from tasks import sandbox\n"
         "from tasks.build.packaging import delivery\n"
         "heavy = ('torch', 'stable_baselines3', 'mlflow')\n"
         "apart.run = lambda *_, **__: sys.exit(sum(name in sys.modules for name in heavy))\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cli import app as cli
+from tasks.cli import app
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,7 +24,7 @@ def airlock(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["airlock", "plan", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.control import audit
 
 
 def test_a_story_is_told_newest_first_from_the_log_the_transitions_and_the_overrides(tmp_path: Path) -> None:
-    engine = store.create(f"sqlite:///{tmp_path}/a.db")
+    engine = tables.create(f"sqlite:///{tmp_path}/a.db")
     shared = {"policy": "p", "who": "ada", "reason": "slow"}
     with engine.begin() as connection:
         done = {"kind": "rollback", "fence": 1, "writes": [], "state": "done", "created_at": 20.0}
-        connection.execute(sa.insert(store.intents).values(**shared, **done))
+        connection.execute(sa.insert(tables.intents).values(**shared, **done))
         connection.execute(
-            sa.insert(store.intents).values(**shared, **{**done, "kind": "annotate", "created_at": 25.0})
+            sa.insert(tables.intents).values(**shared, **{**done, "kind": "annotate", "created_at": 25.0})
         )
         override = {"action": 1, "force": False, "set_at": 10.0, "until": 99.0, "cleared_at": 30.0, "cleared_by": "bo"}
-        connection.execute(sa.insert(store.overrides).values(**shared, user_id="u", **override))
+        connection.execute(sa.insert(tables.overrides).values(**shared, user_id="u", **override))
     audit.record(engine, "p", "monitor_p", "alert", "HIGH_LATENCY fires", p99_ms=120)
     audit.record(engine, "other", "eve", "alert", "not ours")
     found = audit.story(engine, "p")

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control import audit
 from tasks.control.manual_moves import notice
 from tasks.control.plane import ControlPlane
@@ -51,7 +51,7 @@ def test_a_champion_moved_by_hand_in_mlflow_reaches_the_gateway_and_is_audited(
 
     (said,) = notice(policy)
     assert "from version 2 to version 1, which is promoted" in said
-    newest = next(e for e in audit.story(store.connect(home.database_url()), policy) if e.what == "alias_moved")
+    newest = next(e for e in audit.story(tables.connect(settings.database_url()), policy) if e.what == "alias_moved")
     assert (newest.who, newest.words) == ("somebody, in MLflow", said)
     state = control.state(policy)
     assert (state["champion"], state["versions"]["1"]["moved_by_hand"]) == ("1", said)

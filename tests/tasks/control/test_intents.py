@@ -8,14 +8,14 @@ from unittest.mock import Mock
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.control import intents
 from tasks.control.lease import LeaseLost, acquire
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    return store.create(f"sqlite:///{tmp_path / 'airlock.db'}")
+    return tables.create(f"sqlite:///{tmp_path / 'airlock.db'}")
 
 
 def test_an_intent_is_pending_until_it_is_closed_and_records_who_and_why(engine: sa.Engine) -> None:
@@ -27,7 +27,7 @@ def test_an_intent_is_pending_until_it_is_closed_and_records_who_and_why(engine:
     intents.close(engine, begun)
     assert intents.pending(engine, "cartpole") == []
     with engine.connect() as connection:
-        row = connection.execute(sa.select(store.intents)).one()
+        row = connection.execute(sa.select(tables.intents)).one()
     assert (row.who, row.reason, row.state, row.fence, row.writes) == ("ada", "it won", "done", lease.fence, writes)
 
 
@@ -45,7 +45,7 @@ def test_a_fault_event_made_twice_is_one_event(engine: sa.Engine) -> None:
         intents.make(Mock(), engine, "cartpole", write)
     intents.make(Mock(), engine, "cartpole", {**write, "detail": "by hand [2]"})
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(store.fault_events)).all()
+        rows = connection.execute(sa.select(tables.fault_events)).all()
     assert [(row.version, row.detail) for row in rows] == [("4", "by hand [1]"), ("4", "by hand [2]")]
 
 

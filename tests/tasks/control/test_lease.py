@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.control.lease import LeaseHeld, LeaseLost, acquire, held
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    return store.create(f"sqlite:///{tmp_path / 'airlock.db'}")
+    return tables.create(f"sqlite:///{tmp_path / 'airlock.db'}")
 
 
 def test_a_second_holder_waits_and_is_then_told_who_holds_it(engine: sa.Engine) -> None:

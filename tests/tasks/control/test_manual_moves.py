@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control import audit
 from tasks.control.audit import Event
 from tasks.control.lease import held
@@ -47,7 +47,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RegistryDouble:
 
 
 def told() -> list[Event]:
-    return [e for e in audit.story(store.connect(home.database_url()), POLICY) if e.what == "alias_moved"]
+    return [e for e in audit.story(tables.connect(settings.database_url()), POLICY) if e.what == "alias_moved"]
 
 
 def tag(registry: RegistryDouble, version: str, key: str = "moved_by_hand") -> str | None:
@@ -128,7 +128,7 @@ def test_a_move_by_airlock_after_one_by_hand_leaves_nothing_to_notice_later(regi
 
 def test_whoever_changes_the_policy_now_is_not_waited_for(registry: RegistryDouble) -> None:
     registry.set_alias(POLICY, "champion", "1")
-    with held(store.connect(home.database_url()), POLICY, "somebody"):
+    with held(tables.connect(settings.database_url()), POLICY, "somebody"):
         assert notice(POLICY) == []
     assert len(notice(POLICY)) == 1
 

@@ -18,7 +18,7 @@ from msgspec import structs
 from bentos import settings as home
 from bentos.canary import Canary
 from bentos.routing import faults
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.control import intents
 from tasks.control import plane as promote
 from tasks.control import status as validation
@@ -315,8 +315,10 @@ def test_a_rollback_now_tells_the_gateways_to_move_running_episodes(world: World
     world.champion()
     world.registry.set_version_tag(world.policy, "2", "package_sha256", "ab" * 32)
     world.control.rollback(world.policy, "it wobbles", now=True)
-    with store.connect(home.database_url()).connect() as connection:
-        row = connection.execute(sa.select(store.fault_events).where(store.fault_events.c.policy == world.policy)).one()
+    with tables.connect(home.database_url()).connect() as connection:
+        row = connection.execute(
+            sa.select(tables.fault_events).where(tables.fault_events.c.policy == world.policy)
+        ).one()
     assert (row.version, row.kind, row.package_sha256) == ("2", faults.SAFETY_ROLLBACK, "ab" * 32)
     assert row.detail.startswith("it wobbles")
 
@@ -386,7 +388,7 @@ def test_a_killed_drill_is_undone_by_whoever_comes_next(world: World, monkeypatc
 
 def test_while_one_changes_a_policy_another_is_told_who(world: World) -> None:
     world.champion()
-    lease = acquire(store.connect(home.database_url()), world.policy, "release manual__7")
+    lease = acquire(tables.connect(home.database_url()), world.policy, "release manual__7")
     with pytest.raises(LeaseHeld, match="release manual__7"):
         world.plane("console", wait=0.2).rollback(world.policy, "it wobbles")
     threading.Timer(0.3, lease.release).start()
@@ -400,8 +402,8 @@ class Killed(BaseException):
 
 def expire_leases() -> None:
     """Time passes: the leases of killed holders run out."""
-    with store.connect(home.database_url()).begin() as connection:
-        connection.execute(sa.update(store.leases).values(expires_at=time.time() - 1))
+    with tables.connect(home.database_url()).begin() as connection:
+        connection.execute(sa.update(tables.leases).values(expires_at=time.time() - 1))
 
 
 @pytest.fixture
@@ -483,8 +485,8 @@ def test_killed_after_any_write_every_state_is_safe_and_the_next_one_finishes_it
 
 def intents_done_without_kill(policy: str, kills: int) -> bool:
     """Whether the last transition had no more writes than it was allowed before the kill."""
-    with store.connect(home.database_url()).connect() as connection:
-        query = sa.select(store.intents).where(store.intents.c.policy == policy).order_by(store.intents.c.id.desc())
+    with tables.connect(home.database_url()).connect() as connection:
+        query = sa.select(tables.intents).where(tables.intents.c.policy == policy).order_by(tables.intents.c.id.desc())
         last = connection.execute(query).first()
     assert last is not None
     return len(last.writes) <= kills
@@ -523,7 +525,7 @@ def test_a_registry_that_goes_away_in_the_middle_leaves_an_intent_that_is_finish
 
 def test_what_mlflow_refuses_for_good_does_not_block_the_policy_for_ever(world: World) -> None:
     version = world.version()
-    engine = store.connect(home.database_url())
+    engine = tables.connect(home.database_url())
     with held(engine, world.policy, "killed") as lease:
         intents.begin(engine, lease, "promote", "killed", "gone", [intents.set_alias("champion", "99")])
     with pytest.raises(Misconfigured):

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
-from tasks.canary import lifecycle as canary
-from tasks.canary import results
+from bentos.store import tables
+from tasks.canary import lifecycle, results
 from tasks.canary.evidence import units
 from tasks.control.plane import ControlPlane
 from tasks.tracking.registry import Registry
@@ -68,7 +67,7 @@ def test_a_canary_that_began_under_the_first_version_is_promoted_after_it(
         )
         found = units(plan)
         assert (len(found.challenger), found.waiting) == (161, 0)
-        looked = canary.look(POLICY, plan.generation, plan.to_json())
+        looked = lifecycle.look(POLICY, plan.generation, plan.to_json())
         assert looked["verdict"] == "promote"
 
         control.promote(POLICY, plan.generation, looked["reason"])
@@ -76,9 +75,9 @@ def test_a_canary_that_began_under_the_first_version_is_promoted_after_it(
         with Registry() as registry:
             said = results.summary(plan, registry.versions(POLICY)[-1])
         assert (said["verdict"], said["winner"]) == ("promote", "challenger")
-        with store.connect(database).connect() as connection:
-            assert connection.execute(sa.select(store.leases.c.fence)).scalar_one() > 7
-            states = connection.execute(sa.select(store.intents.c.state)).scalars().all()
+        with tables.connect(database).connect() as connection:
+            assert connection.execute(sa.select(tables.leases.c.fence)).scalar_one() > 7
+            states = connection.execute(sa.select(tables.intents.c.state)).scalars().all()
         assert set(states) == {"done"}
     finally:
         gateway.stop()

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos.store import tables as store
+from bentos.store import tables
 from tasks.learning.log import SUSPECT, Found, collect, versions, waiting
 from tests.tasks.learning.logged import WANTED, Rows
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> sa.Engine:
-    return store.create(f"sqlite:///{tmp_path}/airlock.db")
+    return tables.create(f"sqlite:///{tmp_path}/airlock.db")
 
 
 def read(engine: sa.Engine, foreign: frozenset[str] = frozenset(), **changed: Any) -> Found:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.monitoring import live as module
 from tasks.monitoring.live import GatewaySilent, drift, live
 from tests.tasks.gateway_double import GatewayDouble, serving
@@ -56,7 +56,7 @@ def test_the_gateway_is_asked_as_its_admin(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.policies["cartpole"]["champion"] == "1"
     assert found.drift["cartpole"][0].alarm
     by_path = {request.url.path: request.headers.get("authorization") for request in asked}
-    assert by_path == {"/v1/policies": f"Bearer {home.secret('admin_token')}", "/metrics": None}
+    assert by_path == {"/v1/policies": f"Bearer {settings.secret('admin_token')}", "/metrics": None}
 
 
 def test_a_gateway_without_metrics_still_says_what_is_live() -> None:

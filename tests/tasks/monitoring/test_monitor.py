@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from bentos.telemetry.counters import Arm
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
-from tasks.monitoring import checks as monitor_checks
+from tasks.monitoring import checks
 from tasks.monitoring.monitor import monitor
 from tasks.stages.register import register
 from tests.tasks import fabricated
@@ -30,7 +30,7 @@ def elsewhere(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No gateway, no Prometheus: the counters are those in the database."""
     monkeypatch.setenv("AIRLOCK_GATEWAY_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("PROMETHEUS_URL", raising=False)
-    monkeypatch.setattr(monitor_checks, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(checks, "SAMPLE_SECONDS", 0.0)
 
 
 def promoted(policy: str, *dag_run_ids: str) -> None:
@@ -48,7 +48,7 @@ class Traffic:
 
     def __init__(self, policy: str, version: str) -> None:
         self.policy, self.version = policy, version
-        self.engine = store.connect(home.database_url())
+        self.engine = tables.connect(settings.database_url())
         self.arm = Arm()
         self._outcomes = 0
         self._outcome(500.0, at=time.time() - 1000)
@@ -58,7 +58,7 @@ class Traffic:
         row = {"policy": self.policy, "version": self.version, "generation": "", "arm": "champion", "kind": "reported"}
         ended = {"episode": f"{self.policy}-{self.version}-{self._outcomes}", "episode_return": value, "length": 10}
         with self.engine.begin() as connection:
-            connection.execute(sa.insert(store.outcomes).values(**row, **ended, recorded_at=at))
+            connection.execute(sa.insert(tables.outcomes).values(**row, **ended, recorded_at=at))
 
     def serve(self, episode_return: float = 490.0, faults: int = 0, decisions: int = 2_000) -> None:
         """So many decisions more, half of them each way, and 40 episodes."""
@@ -73,15 +73,15 @@ class Traffic:
             self._outcome(episode_return + number % 3, time.time())
         key = {"policy": self.policy, "generation": "", "version": self.version, "arm": "champion", "worker": "w"}
         with self.engine.begin() as connection:
-            connection.execute(sa.delete(store.arm_stats).filter_by(**key))
-            connection.execute(sa.insert(store.arm_stats).values(**key, stats=self.arm.to_json(), updated_at=0.0))
+            connection.execute(sa.delete(tables.arm_stats).filter_by(**key))
+            connection.execute(sa.insert(tables.arm_stats).values(**key, stats=self.arm.to_json(), updated_at=0.0))
 
 
 def report(policy: str) -> dict[str, Any]:
     """The newest report that is stored."""
-    query = sa.select(store.monitor_reports).where(store.monitor_reports.c.policy == policy)
-    with store.connect(home.database_url()).connect() as connection:
-        return dict(connection.execute(query.order_by(store.monitor_reports.c.id.desc())).first().report)  # type: ignore[union-attr]
+    query = sa.select(tables.monitor_reports).where(tables.monitor_reports.c.policy == policy)
+    with tables.connect(settings.database_url()).connect() as connection:
+        return dict(connection.execute(query.order_by(tables.monitor_reports.c.id.desc())).first().report)  # type: ignore[union-attr]
 
 
 def test_a_policy_without_a_champion_is_skipped(make_policy: MakePolicy) -> None:

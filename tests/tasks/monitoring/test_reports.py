@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
 from tasks.monitoring.reports import reports
@@ -23,10 +23,10 @@ def test_reports_are_read_newest_first_with_their_checks_alerts_and_action(
     whole["alerts"] = [{"name": "ACTION_SHIFT", "firing": True}, {"name": "LOW_ENTROPY", "firing": False}]
     whole["action"] = {"what": "roll_back", "why": "returns fell"}
     stored = [("1", 1.0, "pass", {"action": {"what": "none", "why": ""}}), ("2", 2.0, "fail", whole)]
-    with store.connect(home.database_url()).begin() as connection:
+    with tables.connect(settings.database_url()).begin() as connection:
         for version, at, verdict, report in stored:
             row = {"policy": "cartpole", "version": version, "at": at, "verdict": verdict, "report": report}
-            connection.execute(sa.insert(store.monitor_reports).values(**row))
+            connection.execute(sa.insert(tables.monitor_reports).values(**row))
     newest, first = reports("cartpole")
     assert (newest.version, newest.verdict, newest.action) == ("2", "fail", "roll_back: returns fell")
     assert [alert["name"] for alert in newest.firing] == ["ACTION_SHIFT"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bentos import settings as home
+from bentos import settings
 from tasks.stack import components, lifecycle, ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
 from tasks.stack.components import Component, StackError
@@ -134,7 +134,7 @@ class TestPorts:
             with pytest.raises(StackError, match="AIRLOCK_MLFLOW_PORT"):
                 lifecycle.up()
         assert supervisor.Supervisor().pid() is None
-        assert processes.marked(home.home()) == []
+        assert processes.marked(settings.home()) == []
 
 
 @pytest.fixture
@@ -159,13 +159,13 @@ class TestSupervision:
         )
         log = supervisor.logs() / "talker.log"
         eventually(lambda: log.exists() and "hello" in log.read_text())
-        eventually(lambda: len(processes.marked(home.home())) == 2)
+        eventually(lambda: len(processes.marked(settings.home())) == 2)
         daemon = control.pid()
         assert daemon
 
         assert lifecycle.down() is True
 
-        assert processes.marked(home.home()) == []
+        assert processes.marked(settings.home()) == []
         assert not psutil.pid_exists(daemon)
         assert lifecycle.down() is False
 
@@ -179,12 +179,12 @@ class TestSupervision:
             f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True); time.sleep(600)"
         )
         control = supervised(Component("parent", python(parent)))
-        eventually(lambda: len(processes.marked(home.home(), "parent")) == 2)
-        first = {process.pid for process in processes.marked(home.home(), "parent")}
+        eventually(lambda: len(processes.marked(settings.home(), "parent")) == 2)
+        first = {process.pid for process in processes.marked(settings.home(), "parent")}
 
         os.kill(control.states()["parent"]["pid"], signal.SIGKILL)
 
-        eventually(lambda: len({p.pid for p in processes.marked(home.home(), "parent")} - first) == 2)
+        eventually(lambda: len({p.pid for p in processes.marked(settings.home(), "parent")} - first) == 2)
         assert not [pid for pid in first if psutil.pid_exists(pid)]
 
     def test_down_ends_children_that_left_the_process_group(
@@ -196,9 +196,9 @@ class TestSupervision:
                 python("import os, time; os.fork() or os.setsid(); time.sleep(600)"),
             )
         )
-        eventually(lambda: len(processes.marked(home.home(), "parent")) == 2)
+        eventually(lambda: len(processes.marked(settings.home(), "parent")) == 2)
         lifecycle.down()
-        assert processes.marked(home.home()) == []
+        assert processes.marked(settings.home()) == []
 
     def test_a_component_that_waits_for_the_database_is_started_by_name(
         self, supervised: Callable[..., supervisor.Supervisor]
@@ -236,7 +236,7 @@ class TestSupervision:
     ) -> None:
         monkeypatch.setenv("AIRLOCK_HOME", str(tmp_path / "100% of 'it'"))
         control = supervised(Component("sleeper", python("import time; time.sleep(600)")))
-        eventually(lambda: len(processes.marked(home.home(), "sleeper")) == 1)
+        eventually(lambda: len(processes.marked(settings.home(), "sleeper")) == 1)
         assert control.pid()
         lifecycle.down()
 

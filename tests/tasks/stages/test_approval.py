@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.control import audit
 from tasks.control.plane import ControlPlane
 from tasks.spec.params import Params
@@ -39,7 +39,7 @@ def tags(release: Release, version: str = "1") -> dict[str, str]:
 
 
 def events(release: Release, *kinds: str) -> list[tuple[str, str]]:
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     return [(event.what, event.words) for what in kinds for event in audit.events(engine, release.policy, what)]
 
 

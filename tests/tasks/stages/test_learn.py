@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bentos import settings as home
-from bentos.store import tables as store
+from bentos import settings
+from bentos.store import tables
 from tasks.build.training.agent import load_model
 from tasks.build.training.environments import describe
 from tasks.control import audit
@@ -61,7 +61,7 @@ def built(value: object) -> object:
 
 
 def log_episodes(policy: str, earns: float = -1.0, first: int = 0) -> sa.Engine:
-    engine = store.connect(home.database_url())
+    engine = tables.connect(settings.database_url())
     random = np.random.default_rng(first)
     for number in range(first, first + EPISODES):
         rows = logged.Rows(f"e{number}")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from bentos.telemetry import counters as stats
+from bentos.telemetry import counters
 from tasks.analysis.judge import guardrails
 from tasks.analysis.judge.guardrails import ArmStats
 
@@ -21,17 +21,17 @@ def latencies(*counts: int) -> ArmStats:
 
 
 def test_counters_are_read_from_what_the_gateway_stores() -> None:
-    one, other = stats.Arm(), stats.Arm()
+    one, other = counters.Arm(), counters.Arm()
     one.decided(3, 0.02)
     one.count(one.sources, "fallback", 2)
     one.count(one.faults, "non_finite", 1)
     other.decided(4, 0.02)
     other.count(other.faults, "exception", 5)
     other.breaker_open = True
-    read = ArmStats.of(stats.total([one.to_json(), other.to_json()]))
+    read = ArmStats.of(counters.total([one.to_json(), other.to_json()]))
     assert (read.decisions, read.fallbacks, read.non_finite, read.exceptions, read.breaker_open) == (7, 2, 1, 5, True)
     assert sum(read.latency_counts) == 2
-    assert ArmStats.of(stats.total([])).decisions == 0
+    assert ArmStats.of(counters.total([])).decisions == 0
 
 
 def test_one_non_finite_output_or_exception_is_one_too_many() -> None:
@@ -90,10 +90,10 @@ def test_latency_past_the_last_bucket_is_beyond_any_objective() -> None:
 def test_every_objective_that_a_spec_may_set_can_be_missed(objective_ms: float) -> None:
     arms = {}
     for name, factor in (("within", 0.5), ("beyond", 2.0)):
-        arm = stats.Arm()
+        arm = counters.Arm()
         for _ in range(1000):
             arm.decided(1, factor * objective_ms / 1000)
-        arms[name] = ArmStats.of(stats.total([arm.to_json()]))
+        arms[name] = ArmStats.of(counters.total([arm.to_json()]))
     assert guardrails.latency(ArmStats(), arms["within"], objective_ms / 1000).fired is None
     assert guardrails.latency(ArmStats(), arms["beyond"], objective_ms / 1000).fired == "roll_back"
 

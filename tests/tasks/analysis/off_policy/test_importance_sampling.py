@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tasks.analysis.off_policy import importance_sampling as ope
+from tasks.analysis.off_policy import importance_sampling
 from tasks.analysis.off_policy.fitted_q import Fitted, Logged, Neighbourhood
 from tasks.analysis.off_policy.importance_sampling import Played
 
@@ -97,11 +97,13 @@ def test_the_policies_differ_by_enough_to_tell() -> None:
 def test_estimates_approach_the_exact_value_with_more_episodes(estimator: str) -> None:
     log = simulate(40_000, seed=3)
     if estimator == "importance":
-        found = ope.per_decision(played(log), every(40_000))[0]
+        found = importance_sampling.per_decision(played(log), every(40_000))[0]
     else:
         q, v = exact_model(log)
         wrong = 0.0 if estimator == "robust" else 2.0
-        found = ope.doubly_robust(played(log), q + wrong * log["live"], v + wrong * log["live"], every(40_000))[0]
+        found = importance_sampling.doubly_robust(
+            played(log), q + wrong * log["live"], v + wrong * log["live"], every(40_000)
+        )[0]
     assert found == pytest.approx(value(EVALUATED), abs=0.03)
 
 
@@ -109,14 +111,16 @@ def test_a_robust_estimate_with_the_right_model_does_not_need_the_right_probabil
     log = simulate(40_000, seed=4)
     q, v = exact_model(log)
     careless = Played(log["reward"], np.zeros_like(log["reward"]))
-    assert ope.doubly_robust(careless, q, v, every(40_000))[0] == pytest.approx(value(EVALUATED), abs=0.03)
-    assert ope.per_decision(careless, every(40_000))[0] == pytest.approx(value(LOGGING), abs=0.03)
+    assert importance_sampling.doubly_robust(careless, q, v, every(40_000))[0] == pytest.approx(
+        value(EVALUATED), abs=0.03
+    )
+    assert importance_sampling.per_decision(careless, every(40_000))[0] == pytest.approx(value(LOGGING), abs=0.03)
 
 
 def test_the_logged_policy_evaluates_to_what_was_logged() -> None:
     log = simulate(50, seed=5)
     same = Played(log["reward"], np.zeros_like(log["reward"]))
-    assert ope.per_decision(same, every(50))[0] == pytest.approx(log["reward"].sum(axis=1).mean())
+    assert importance_sampling.per_decision(same, every(50))[0] == pytest.approx(log["reward"].sum(axis=1).mean())
     assert same.effective == pytest.approx(50)
     assert played(log).effective < 50
 
@@ -126,14 +130,16 @@ def test_intervals_of_the_gain_cover_the_true_one_about_as_often_as_they_say(rob
     gain, covered, repetitions, episodes = value(EVALUATED) - value(LOGGING), 0, 300, 100
     for seed in range(repetitions):
         log = simulate(episodes, seed=1_000 + seed)
-        counts = ope.resampled(episodes, seed, 400)
+        counts = importance_sampling.resampled(episodes, seed, 400)
         returns = log["reward"].sum(axis=1)
         if robust:
             q, v = exact_model(log)
-            values = ope.doubly_robust(played(log), q, v, counts)
+            values = importance_sampling.doubly_robust(played(log), q, v, counts)
         else:
-            values = ope.per_decision(played(log), counts)
-        found = ope.estimate("m", values, values.mean(), counts @ returns / episodes, returns.mean(), alpha=0.1)
+            values = importance_sampling.per_decision(played(log), counts)
+        found = importance_sampling.estimate(
+            "m", values, values.mean(), counts @ returns / episodes, returns.mean(), alpha=0.1
+        )
         covered += found.lower <= gain <= found.upper
     # at 90 %, three binomial deviations of 300 are 5.2 points; the bootstrap of 100 episodes may miss one or two more
     assert 0.83 < covered / repetitions < 0.97
@@ -148,8 +154,8 @@ def test_a_weight_that_one_episode_carries_is_seen_in_the_effective_number() -> 
 def test_long_products_of_ratios_neither_overflow_nor_vanish() -> None:
     random = np.random.default_rng(0)
     long = Played(np.ones((30, 1_000)), random.normal(scale=5.0, size=(30, 1_000)))
-    assert np.isfinite(ope.per_decision(long, ope.resampled(30, 0))).all()
-    assert ope.per_decision(long, every(30))[0] == pytest.approx(1_000)
+    assert np.isfinite(importance_sampling.per_decision(long, importance_sampling.resampled(30, 0))).all()
+    assert importance_sampling.per_decision(long, every(30))[0] == pytest.approx(1_000)
 
 
 def evaluated(policy: npt.NDArray[np.float64], seed: int) -> Any:
@@ -179,7 +185,9 @@ def test_bootstrapped_fitted_values_cover_the_exact_value() -> None:
         around = Neighbourhood(logged(log), whole=True, neighbours=40)
         act = evaluated(EVALUATED, seed)
         first = np.eye(3)[np.zeros(200, int)]
-        values = Fitted(around, act, HORIZON).values(around.near(first, act(first)), ope.resampled(200, seed, 60))
+        values = Fitted(around, act, HORIZON).values(
+            around.near(first, act(first)), importance_sampling.resampled(200, seed, 60)
+        )
         low, high = np.quantile(values, [0.05, 0.95])
         covered += low <= value(EVALUATED) <= high
     assert covered / repetitions > 0.7

@@ -24,7 +24,7 @@ from tasks.stages.artifacts import EXPORT, fetch_agent
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export
 from tasks.stages.train import train
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 from tests.tasks.agents import ASYMMETRIC, DICT, VECTOR, agent
 
 Array = np.ndarray[Any, Any]
@@ -140,7 +140,7 @@ def test_the_stage_keeps_files_and_proof_and_rejects_an_unequal_policy(
     mlflow_server: str, make_policy: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = make_policy(train={"total_timesteps": 512}, evaluate={"episodes": 5, "minimum_mean_return": 0})
-    release = runs.Release.open(name, "run", Params())
+    release = Release.open(name, "run", Params())
     train(release)
     evaluate(release)
     assert export(release)["equal"] is True

@@ -21,11 +21,11 @@ from tasks.stages.export import export
 from tasks.stages.quantize import quantize
 from tasks.stages.select import select
 from tasks.stages.train import train
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 
 def test_selecting_before_measuring_names_what_is_missing(mlflow_server: str, make_policy: Callable[..., str]) -> None:
-    release = runs.Release.open(make_policy(), "run", Params())
+    release = Release.open(make_policy(), "run", Params())
     with pytest.raises(Misconfigured, match=r"has no benchmark/fp32\.json"):
         select(release)
 
@@ -40,7 +40,7 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
         evaluate={"episodes": 4, "minimum_mean_return": -1e6},
         serve={"batch_size": None},
     )
-    release = runs.Release.open(name, "run", Params())
+    release = Release.open(name, "run", Params())
     for stage in (train, evaluate, export, quantize):
         stage(release)
     for family in benchmark.FAMILIES:

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from bentos.package.loader import load
-from tasks.build.packaging import bento, bento_store
-from tasks.build.packaging import scratch_server as server
+from tasks.build.packaging import bento, bento_store, scratch_server
 from tasks.errors import Misconfigured, Rejected
 from tasks.gateway_requests import ask
 from tasks.inputs import of_observations
@@ -63,7 +62,7 @@ def test_a_built_bento_served_by_its_tag_acts_as_sb3_predicts(trained: Release, 
     observations = np.random.default_rng(0).normal(scale=[1, 1, 0.2, 1.5], size=(1_000, 4)).astype(np.float32)
     expected, _ = model.predict(observations, deterministic=True)
     home = {"BENTOML_HOME": str(bento_store.bentoml_home())}
-    with server.serving(Path(built["bento_tag"]), tmp_path / "server", home) as running:
+    with scratch_server.serving(Path(built["bento_tag"]), tmp_path / "server", home) as running:
         answer = ask(running.url, trained.policy, of_observations(observations))
         family = psutil.Process(running.pid).children(recursive=True)
         assert family
@@ -116,7 +115,7 @@ def test_a_release_without_a_version_cannot_be_packaged(mlflow_server: str, make
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    running = server.start(tmp_path / "no-such-bento", tmp_path / "scratch")
+    running = scratch_server.start(tmp_path / "no-such-bento", tmp_path / "scratch")
     try:
         with pytest.raises(RuntimeError, match="exited with"):
             running.wait_ready()

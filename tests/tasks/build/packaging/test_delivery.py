@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bentos import package
-from tasks import sandbox as apart
+from tasks import sandbox
 from tasks.build.packaging import delivery
 from tasks.build.packaging.delivery import Order, deliver, look_over, policy_name
 from tasks.build.training.zoo import Layout
@@ -61,7 +61,7 @@ def make(real: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         manifest.training["zip"] = request["source"]
         return {"package_sha256": package.write_manifest(directory, manifest), "seconds": {}}
 
-    monkeypatch.setattr(apart, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     return requests
 
 
@@ -177,7 +177,7 @@ def test_whatever_ends_it_nothing_is_left(
         (Path(request["directory"]) / "policy.onnx").write_text("half")
         raise error
 
-    monkeypatch.setattr(apart, "run", run)
+    monkeypatch.setattr(sandbox, "run", run)
     with pytest.raises(type(error)):
         deliver(_order(trained, tmp_path / "new" / "out"), _silent)
     assert list(tmp_path.iterdir()) == []
@@ -198,14 +198,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(
 def test_a_package_that_does_not_match_its_digests_is_not_put_in_place(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    run = apart.run
+    run = sandbox.run
 
     def broken(*arguments: Any, **options: Any) -> dict[str, Any]:
         made = run(*arguments, **options)
         (Path(arguments[1]["directory"]) / "policy.onnx").write_bytes(b"cut")
         return made
 
-    monkeypatch.setattr(apart, "run", broken)
+    monkeypatch.setattr(sandbox, "run", broken)
     with pytest.raises(package.PackageError, match="digest mismatch"):
         deliver(_order(trained, tmp_path / "out"), _silent)
     assert list(tmp_path.iterdir()) == []

@@ -32,8 +32,7 @@ from tasks.build.packaging.scratch_server import serving
 from tasks.build.training.environments import make
 from tasks.build.training.rollout import play
 from tasks.canary.players import Game, Gateway, Player
-from tasks.checklist import package as packaged
-from tasks.checklist import served
+from tasks.checklist import package, served
 from tasks.checklist.envelope import action_bounds
 from tasks.checklist.live import action_distribution, reward_trend
 from tasks.checklist.load import Load
@@ -158,7 +157,7 @@ def test_every_kind_can_be_broken_on_one_observation(real_package: RealPackage, 
         alike &= (value == value[7]).reshape(40, -1).all(axis=1)
     assert (broken.run(given)["finite"] == ~alike).all()
     assert (broken.run(given)["action"][~alike] == policy.run(given)["action"][~alike]).all()
-    assert packaged.exported(policy).status == "pass"
+    assert package.exported(policy).status == "pass"
 
 
 # at the gateway
@@ -372,7 +371,7 @@ def test_a_package_without_a_baseline_fails_the_gates_that_need_one(real_package
     manifest = load(_without_baseline(real_package("grid"), tmp_path / "package")).manifest
     spec = load_spec("cartpole")
     findings = [
-        packaged.ab_plan(spec, manifest.baselines["returns"], None),
+        package.ab_plan(spec, manifest.baselines["returns"], None),
         action_distribution({"actions": {"0": 5_000}}, manifest.baselines["actions"], spec),
         reward_trend([1.0] * 100, manifest.baselines["returns"].get("mean"), spec),
     ]

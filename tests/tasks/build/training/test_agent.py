@@ -30,7 +30,7 @@ from tasks.errors import Misconfigured
 from tasks.sandbox import Limits
 from tasks.spec.params import Params
 from tasks.stages.train import import_zip
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 from tests.tasks.agents import agent
 
 AGENTS = Path(__file__).resolve().parents[5] / "shared" / "agents"
@@ -272,7 +272,7 @@ def test_the_stage_keeps_an_imported_zip_like_a_trained_model(
 ) -> None:
     zip_path = tmp_path / "mine.zip"
     shutil.copy(trained / "model.zip", zip_path)
-    release = runs.Release.open(make_policy(), "run", Params(source="zip", zip_path=str(zip_path)))
+    release = Release.open(make_policy(), "run", Params(source="zip", zip_path=str(zip_path)))
     assert import_zip(release)["kept"] is False
     assert release.get_json("model/training.json")["source"] == "zip"
     assert import_zip(release)["kept"] is True
@@ -280,6 +280,6 @@ def test_the_stage_keeps_an_imported_zip_like_a_trained_model(
 
 
 def test_the_stage_asks_for_the_path_of_the_zip(mlflow_server: str, make_policy: Callable[..., str]) -> None:
-    release = runs.Release.open(make_policy(), "run", Params(source="zip"))
+    release = Release.open(make_policy(), "run", Params(source="zip"))
     with pytest.raises(Misconfigured, match="zip_path is empty"):
         import_zip(release)

@@ -18,7 +18,7 @@ from tasks.spec.sections import Environment
 from tasks.stages.artifacts import EVALUATION, ROLLOUT
 from tasks.stages.evaluate import evaluate
 from tasks.stages.train import train
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release
 
 CARTPOLE = Environment(id="CartPole-v1")
 
@@ -93,7 +93,7 @@ def test_a_candidate_below_the_minimum_is_rejected_after_its_evidence_was_kept(
     mlflow_server: str, make_policy: Callable[..., str], tmp_path: Path
 ) -> None:
     name = make_policy(train={"total_timesteps": 256}, evaluate={"episodes": 5, "minimum_mean_return": 499})
-    release = runs.Release.open(name, "run", Params())
+    release = Release.open(name, "run", Params())
     train(release)
     with pytest.raises(Rejected, match="the spec asks for 499"):
         evaluate(release)

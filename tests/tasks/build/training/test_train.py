@@ -19,7 +19,7 @@ from tasks.spec.params import Params, effective
 from tasks.spec.sections import PolicySpec
 from tasks.stages.artifacts import TRAINING
 from tasks.stages.train import train
-from tasks.tracking import release as runs
+from tasks.tracking.release import Release, client
 
 MakePolicy = Callable[..., str]
 
@@ -109,11 +109,11 @@ def test_the_digest_changes_with_all_that_decides_the_weights(make_policy: MakeP
 
 def test_the_stage_trains_once_and_keeps_the_model_in_the_run(mlflow_server: str, make_policy: MakePolicy) -> None:
     name = make_policy(train={"total_timesteps": 512})
-    release = runs.Release.open(name, "run", Params())
+    release = Release.open(name, "run", Params())
     first = train(release)
     assert not first["kept"]
     training = release.get_json(TRAINING)
     assert train(release) == {**first, "kept": True}
     assert release.get_json(TRAINING) == training
-    metrics = runs.client().get_run(release.run_id).data.metrics
+    metrics = client().get_run(release.run_id).data.metrics
     assert "rollout/ep_rew_mean" in metrics

@@ -18,8 +18,7 @@ from tasks.build.export.graph import decider
 from tasks.build.export.parity import groups
 from tasks.build.training.agent import Agent
 from tasks.build.training.environments import describe
-from tasks.build.variants import layers
-from tasks.build.variants import served_graph as serving
+from tasks.build.variants import layers, served_graph
 from tasks.build.variants.served_graph import differing, write_served
 from tasks.inputs import Inputs, take
 from tests.tasks.agents import ASYMMETRIC, DICT, agent
@@ -85,7 +84,7 @@ def test_a_graph_that_answers_otherwise_once_it_is_cut_is_served_whole(
         bias.CopyFrom(numpy_helper.from_array(np.nextafter(numpy_helper.to_array(bias), np.float32(9)), name))
         return found
 
-    monkeypatch.setattr(serving, "cut", cut)
+    monkeypatch.setattr(served_graph, "cut", cut)
     assert write_served(graph, given, tmp_path) == graph
     assert not (tmp_path / "policy.served.onnx").exists()
     assert "policy.onnx is served whole: cut, it answers with another action, mean" in caplog.text

@@ -19,7 +19,7 @@ from bentos.package.digests import read_manifest
 from tasks.analysis.judge.guardrails import ArmStats
 from tasks.analysis.judge.units import Start, analyse
 from tasks.analysis.judge.verdict import Evidence, judge
-from tasks.canary import record as judged
+from tasks.canary import record
 from tasks.checklist.run import run_all
 from tasks.checklist.types import PHASES, Finding
 from tasks.cli.app import app
@@ -62,7 +62,7 @@ def files() -> Files:
     return {
         "report.json": _json(ended),
         "canary/plan.json": PLAN.to_json().encode(),
-        "canary/judged.json": _json(judged.document(evidence, None)),
+        "canary/judged.json": _json(record.document(evidence, None)),
         "canary/verdict.json": _json(found.to_json()),
         "checklist/pre_deployment.json": _json(checklist.to_json()),
         "card/card.md": b"# A card\n",
@@ -155,7 +155,7 @@ def test_a_forger_who_also_writes_the_manifest_is_found_by_what_does_not_follow(
 def test_a_worse_challenger_that_is_called_promoted_is_found(files: Files, pack: Callable[..., Path]) -> None:
     evidence = _evidence(shift=-30.0)
     forged = {**judge(evidence, PLAN).to_json(), "verdict": "promote"}
-    files.update({"canary/judged.json": _json(judged.document(evidence, None)), "canary/verdict.json": _json(forged)})
+    files.update({"canary/judged.json": _json(record.document(evidence, None)), "canary/verdict.json": _json(forged)})
     (problem,) = verify(pack(files))["problems"]
     assert (problem["what"], problem["file"]) == ("wrong", "canary/verdict.json")
     assert problem["detail"].startswith("it says promote, the units say roll_back")
@@ -164,16 +164,16 @@ def test_a_worse_challenger_that_is_called_promoted_is_found(files: Files, pack:
 @pytest.mark.parametrize("shift", [30.0, 0.0, -30.0])
 def test_the_judge_says_the_same_of_what_was_written_down(shift: float) -> None:
     evidence = _evidence(shift, hours=2.5, events=("breaker: five in a row",), step=1)
-    written = json.loads(json.dumps(judged.document(evidence, None)))
-    assert judge(judged.evidence(written)[0], PLAN).to_json() == judge(evidence, PLAN).to_json()
+    written = json.loads(json.dumps(record.document(evidence, None)))
+    assert judge(record.evidence(written)[0], PLAN).to_json() == judge(evidence, PLAN).to_json()
     assert "user" not in json.dumps(written)
 
 
 def test_an_earlier_look_that_stopped_the_canary_is_part_of_what_was_judged() -> None:
     seen = {"verdict": "roll_back", "reason": "guardrail latency: too slow"}
     evidence = Evidence(analyse([]))
-    assert judged.again(PLAN, judged.document(evidence, None))[0] == "continue"
-    assert judged.again(PLAN, judged.document(evidence, seen))[:2] == ("roll_back", "guardrail latency: too slow")
+    assert record.again(PLAN, record.document(evidence, None))[0] == "continue"
+    assert record.again(PLAN, record.document(evidence, seen))[:2] == ("roll_back", "guardrail latency: too slow")
 
 
 def test_the_same_files_give_the_same_bytes(files: Files) -> None:
