@@ -240,10 +240,10 @@ class Gateway:
     async def start(self) -> None:
         """Start, end the loops, and wait until what the registry asks for is loaded."""
         await self._lifespan("startup")
-        worker = factory.running()
-        if worker is None or worker._follower is None:
+        running = self._app.router.gateway
+        if running is None or running._follower is None:
             raise RuntimeError("the gateway did not start")
-        self._follower = worker._follower
+        self._follower = running._follower
         for task in asyncio.all_tasks():
             if task.get_name().startswith("airlock-"):
                 task.cancel()
