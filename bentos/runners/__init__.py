@@ -4,6 +4,7 @@ validate -> assign -> record(constrain(override(fallback(remember(batch(infer)))
 
 A step that has its answer at once returns it; one that must wait returns a coroutine of it. So a policy that answers
 faster than anything can be waited for is asked by plain calls: coroutines around it would cost more than its graph.
+May import `envelope`, `telemetry`, `store` and `package`.
 """
 
 from __future__ import annotations

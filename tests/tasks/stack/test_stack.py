@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bentos import settings
+from tasks.ports import free_port, is_free
 from tasks.stack import components, lifecycle, ports, processes, supervisor
 from tasks.stack.airflow_database import Preparation
 from tasks.stack.components import Component, StackError
@@ -305,6 +306,6 @@ class TestAirflowsDatabase:
 
 def test_a_free_port_is_none_that_the_system_hands_out_by_itself() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found = {ports.free_port() for _ in range(50)}
-    assert all(20000 <= port < lowest and ports.is_free(port) for port in found)
+    found = {free_port() for _ in range(50)}
+    assert all(20000 <= port < lowest and is_free(port) for port in found)
     assert len(found) > 40, "two processes that ask at once should get different ones"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.build.packaging import bento
+from tasks.build.packaging.bento import ASKED
 from tasks.spec.params import Params
 from tasks.spec.sections import PRE_DEPLOYMENT
+from tasks.stages.bento import build
 from tasks.stages.checklist import pre_deployment
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export
@@ -51,8 +52,8 @@ def test_a_policy_of_another_kind_passes_every_gate_before_deployment(
     select(release)
     register(release)
 
-    built = bento.build(release)
-    assert built["compared"] == built["observations"] == bento.ASKED
+    built = build(release)
+    assert built["compared"] == built["observations"] == ASKED
     assert pre_deployment(release) == {"verdict": "pass", "reasons": []}
     checks = {check["id"]: check for check in release.get_json("checklist/pre_deployment.json")["checks"]}
     assert {name: check["status"] for name, check in checks.items()} == dict.fromkeys(PRE_DEPLOYMENT, "pass")

@@ -1,4 +1,7 @@
-"""Exporters: one class per policy family, each stating its inputs, its outputs and its graph."""
+"""Exporters: one class per policy family, each stating its inputs, its outputs and its graph.
+
+May import `training`; torch is imported here.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,12 @@ from bentos import package
 from tasks.build.packaging.assemble import verify
 from tasks.build.packaging.baselines import baselines
 from tasks.build.training.evaluation import load_episodes, load_rollout
-from tasks.build.variants import benchmark
+from tasks.build.variants.benchmark import BATCHES
 from tasks.errors import Misconfigured, Rejected
 from tasks.spec.params import Params
+from tasks.spec.sections import FAMILIES
 from tasks.stages.artifacts import ROLLOUT, SELECTION
+from tasks.stages.benchmark import benchmark
 from tasks.stages.evaluate import evaluate
 from tasks.stages.export import export
 from tasks.stages.quantize import quantize
@@ -43,8 +45,8 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     release = Release.open(name, "run", Params())
     for stage in (train, evaluate, export, quantize):
         stage(release)
-    for family in benchmark.FAMILIES:
-        benchmark.benchmark(release, family)
+    for family in FAMILIES:
+        benchmark(release, family)
     first = select(release)
 
     directory = release.fetch("package", tmp_path)
@@ -57,7 +59,7 @@ def test_a_candidate_becomes_a_package_that_acts_as_it_did(
     manifest = policy.manifest
     assert manifest.name == name
     chosen = release.get_json(SELECTION)
-    assert manifest.serve.batch_size == chosen["batch_size"] in benchmark.BATCHES
+    assert manifest.serve.batch_size == chosen["batch_size"] in BATCHES
     assert f"Batches of {manifest.serve.batch_size} rows: " in chosen["reason"]
     assert manifest.training["dag_run_id"] == "run"
     assert {"policy.onnx", "policy.ts", "policy.pt2", "baseline.npz"} <= set(manifest.files)

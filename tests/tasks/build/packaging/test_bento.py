@@ -17,6 +17,7 @@ from tasks.errors import Misconfigured, Rejected
 from tasks.gateway_requests import ask
 from tasks.inputs import of_observations
 from tasks.spec.params import Params
+from tasks.stages.bento import build
 from tasks.stages.register import register
 from tasks.tracking.release import Release, client
 from tests.tasks import fabricated
@@ -48,7 +49,7 @@ def test_a_built_bento_served_by_its_tag_acts_as_sb3_predicts(trained: Release, 
     from stable_baselines3 import PPO
 
     register(trained)
-    built = bento.build(trained)
+    built = build(trained)
 
     assert built["bento_tag"] == f"{trained.policy}:1"
     assert client().get_model_version(trained.policy, "1").tags["bento_tag"] == built["bento_tag"]
@@ -106,12 +107,12 @@ def test_a_bento_that_acts_otherwise_than_the_evaluated_policy_is_rejected(relea
     np.savez(tmp_path / "other" / "rollout.npz", **arrays)
     release.put_file(tmp_path / "other" / "rollout.npz", "evaluation")
     with pytest.raises(Rejected, match="the evaluated policy agree on 99"):
-        bento.build(release)
+        build(release)
 
 
 def test_a_release_without_a_version_cannot_be_packaged(mlflow_server: str, make_policy: MakePolicy) -> None:
     with pytest.raises(Misconfigured, match="registered no version"):
-        bento.build(fabricated.candidate(make_policy()))
+        build(fabricated.candidate(make_policy()))
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ def test_every_variant_belongs_to_one_family_and_the_served_batch_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.build.variants.writers import VARIANTS
+    from tasks.spec.sections import FAMILIES
 
-    members = [name for family in benchmark.FAMILIES for name in benchmark.MEMBERS[family]]
+    members = [name for family in FAMILIES for name in benchmark.MEMBERS[family]]
     assert sorted(members) == sorted(["fp32", *VARIANTS])
     asked: list[list[int]] = []
 
