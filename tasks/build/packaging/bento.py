@@ -34,12 +34,14 @@ REQUIREMENTS = (
     "daqp",
     "httptools",
     "httpx",
+    "kantoku",
     "msgspec",
     "numpy",
     "onnxruntime",
     "prometheus-client",
     "psutil",
     "sqlalchemy",
+    "uvicorn",
     "uvloop",
 )
 """What the serving room needs beside bentoml itself: neither a training nor a registry library."""
