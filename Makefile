@@ -67,7 +67,7 @@ check: setup ## lint, format, types, import rules, declared dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/deptry bentos tasks plugins dags
+	@$(BIN)/deptry bentos tasks plugins dags deploy/launch
 
 bench: setup ## measurements beside what one would use instead
 	@$(BIN)/python benchmarks/inference.py
