@@ -18,6 +18,7 @@ FROM base AS project
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY deploy/requirements deploy/requirements
+COPY deploy/launch deploy/launch
 COPY bentos bentos
 COPY tasks tasks
 COPY plugins plugins

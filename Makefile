@@ -62,11 +62,12 @@ down-cluster: setup ## stop them
 test-cluster: cluster-ready ## the tests that need them; Debian's servers are installed where they are missing (as root)
 	@$(BIN)/python -m pytest -m cluster tests/cluster
 
-check: setup ## lint, format, types, import rules
+check: setup ## lint, format, types, import rules, declared dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/deptry bentos tasks plugins dags deploy/launch
 
 bench: setup ## measurements beside what one would use instead
 	@$(BIN)/python benchmarks/inference.py

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,12 +99,28 @@ def serve(
     os.execvpe(command[0], command, {**os.environ, **environment, **own})
 
 
+def _hides_the_serving_room(directory: Path) -> Path | None:
+    """What `import bentos` finds where it looks into a directory first, if that is not Airlock's own package."""
+    import bentos
+
+    found = PathFinder.find_spec("bentos", [str(directory), *sys.path])
+    if found is None:
+        return None
+    origin = Path(found.origin) if found.origin else directory / "bentos"
+    return None if origin.resolve() == Path(bentos.__file__).resolve() else origin
+
+
 def _servable(what: str) -> tuple[str, dict[str, str]]:
     """What to give to `bentoml serve`, and the variables it needs."""
     from bentos.package.digests import MANIFEST
 
     path = Path(what).expanduser().resolve()
     if (path / MANIFEST).is_file():
+        if other := _hides_the_serving_room(Path.cwd()):
+            raise CommandError(
+                f"{other} would be imported in place of Airlock's package 'bentos', for `bentoml serve` looks into the "
+                "current directory first; start it from another directory"
+            )
         return "bentos.service:Gateway", {"AIRLOCK_PACKAGE": str(path)}
     if (path / "bento.yaml").is_file():
         return str(path), {}

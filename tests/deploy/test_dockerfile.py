@@ -19,10 +19,8 @@ from tests.deploy.dockerfile import DOCKERFILE, REPOSITORY, TARGETS
 
 REQUIREMENTS = REPOSITORY / "deploy" / "requirements"
 ROLES = ("core", "gateway", "control", "worker")
-BROUGHT_BY = {"uvicorn": "bentoml", "circus": "bentoml"} | dict.fromkeys(
-    ("airflow", "fastapi", "starlette", "jinja2"), "apache-airflow"
-)
-"""Modules that come with a listed package, whose own version of them is the one to use."""
+BROUGHT_BY = {"airflow": "apache-airflow"}
+"""Modules that come with a listed package, itself empty."""
 CLIENTS = {"bentos.client.environments"}
 """What a client wraps its environment with: no gateway imports it."""
 TRAINING = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium")

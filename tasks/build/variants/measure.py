@@ -28,6 +28,7 @@ ACCELERATORS = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "c
 """Execution providers beside the CPU's that are measured where this ONNX Runtime has them, and their devices."""
 LARGEST_BATCH_BYTES = 64_000_000
 """Of observations, as float32: batches beyond are left out, since activations are several times as large."""
+_ROOT = Path(__file__).resolve().parents[3]
 
 
 def affordable(given: Inputs, batches: Sequence[int], served: int) -> list[int]:
@@ -104,9 +105,11 @@ def measure_apart(graph: Path, reference: Path, given: Path, batches: Sequence[i
 
     Raises CalledProcessError with its output.
     """
-    command = [sys.executable, "-m", "tasks.build.variants.measure", str(graph), "--reference", str(reference)]
-    command += ["--inputs", str(given), "--batches", *map(str, batches), "--served", str(served)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tasks.build.variants.measure", str(graph.absolute())]
+    command += ["--reference", str(reference.absolute()), "--inputs", str(given.absolute())]
+    command += ["--batches", *map(str, batches), "--served", str(served)]
+    # the working directory may hold another `tasks`, and Python would find that first
+    done = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout))
 
 

@@ -59,6 +59,16 @@ def test_latency_memory_load_time_and_size_are_measured(tmp_path: Path, observat
     assert (found["relative_cost"], found["cost_interval"]) == (1.0, [1.0, 1.0])
 
 
+def test_a_module_called_tasks_in_the_working_directory_is_in_nobodys_way(
+    tmp_path: Path, observations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = _policy(tmp_path / "small.onnx", 8)
+    (tmp_path / "tasks.py").write_text("raise SystemExit('it was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    found = measure_apart(Path("small.onnx"), Path("small.onnx"), Path("inputs.npz"), (1,), 1)
+    assert found["size_bytes"] == small.stat().st_size
+
+
 def test_a_wider_network_costs_more_beside_the_reference(tmp_path: Path, observations: Path) -> None:
     small, wide = _policy(tmp_path / "small.onnx", 8), _policy(tmp_path / "wide.onnx", 8192)
     found = measure_apart(wide, small, observations, (1,), 64)
