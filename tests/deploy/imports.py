@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,10 @@ def _imported(module: str, calls: bool) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             # a name may be a submodule
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (f"{source}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             todo.extend(node.orelse)
         elif calls or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

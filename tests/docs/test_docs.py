@@ -90,7 +90,9 @@ def test_every_variable_is_explained() -> None:
     code = "".join(file.read_text() for room in ROOMS for file in (ROOT / room).rglob("*.py"))
     read = set(re.findall(r'"((?:AIRLOCK|MLFLOW_TRACKING)_[A-Z_]+)"', code)) | PORTS | {"PROMETHEUS_URL"}
     read |= {
-        f"AIRLOCK_{name.upper()}" for name in re.findall(r'home\.secret\("([a-z_]+)"\)', code) if "airflow" not in name
+        f"AIRLOCK_{name.upper()}"
+        for name in re.findall(r'settings\.secret\("([a-z_]+)"\)', code)
+        if "airflow" not in name
     }
     explained = {word for word in _first_cells("docs/operating.md") if re.fullmatch(r"[A-Z_]{6,}", word)}
     assert explained == read - INTERNAL

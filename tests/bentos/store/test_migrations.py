@@ -23,7 +23,7 @@ note = migrations._note
 migrations._note = lambda connection, version: (
     os.kill(os.getpid(), signal.SIGKILL) if version == int(sys.argv[2]) else note(connection, version)
 )
-store.create(sys.argv[1])
+tables.create(sys.argv[1])
 """
 
 

@@ -194,7 +194,7 @@ def test_the_waiting_process_never_opens_the_zip_nor_loads_torch(trained: Path, 
         "import sys; from pathlib import Path; from tasks import sandbox\n"
         "from tasks.build.packaging import delivery\n"
         "heavy = ('torch', 'stable_baselines3', 'mlflow')\n"
-        "apart.run = lambda *_, **__: sys.exit(sum(name in sys.modules for name in heavy))\n"
+        "sandbox.run = lambda *_, **__: sys.exit(sum(name in sys.modules for name in heavy))\n"
         f"order = delivery.Order(Path({str(trained / 'model.zip')!r}), Path({str(tmp_path / 'out')!r}))\n"
         "delivery.deliver(order, print)"
     )
