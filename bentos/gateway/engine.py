@@ -67,7 +67,7 @@ class Core:
         self.journal = Journal() if journal is None else journal
         self.faults = Faults() if known is None else known
         self.routes: dict[str, Route] = {}
-        self._doors: dict[str, Validate] = {}
+        self._validators: dict[str, Validate] = {}
         self._gathering: dict[str, Validate] = {}
         self._decisions = 0
         self._decision_prefix = secrets.token_hex(6)
@@ -92,32 +92,34 @@ class Core:
         self.routes[route.policy] = route
         self._gathering.pop(route.policy, None)
         if route.manifest is None:
-            self._doors.pop(route.policy, None)
+            self._validators.pop(route.policy, None)
         else:
             stateful = any(version.stateful for version in route.versions.values())
             assign = Assign(route)
             shadow = route.shadowed
             shadowed = Shadowed(assign, shadow.chain.shadow, shadow.generation) if shadow else None
-            door = self._doors[route.policy] = Validate(assign, route.manifest, self.signer, stateful, shadowed)
+            validator = self._validators[route.policy] = Validate(
+                assign, route.manifest, self.signer, stateful, shadowed
+            )
             if not stateful and shadowed is None and all(map(_gains, route.versions.values())):
-                self._gathering[route.policy] = door
+                self._gathering[route.policy] = validator
 
     def drop(self, policy: str) -> None:
         """Forget a policy that the registry no longer has."""
         self.routes.pop(policy, None)
-        self._doors.pop(policy, None)
+        self._validators.pop(policy, None)
         self._gathering.pop(policy, None)
 
     async def act(self, policy: str, request: ActRequest) -> ActResponse | ManyActResponse:
         """Decide what a JSON request asks for. Raises Problem."""
-        ask = self._door(policy).ask(request)
+        ask = self._validator(policy).ask(request)
         return self._response(ask, await settled(self.decide(policy, ask)))
 
     def act_json(self, policy: str, body: bytes) -> bytes | Coroutine[Any, Any, bytes]:
         """Decide what the body of a JSON request asks for; where that must be waited for, later. Raises Problem."""
-        door = self._door(policy)
-        ask = door.read(body)
-        answer = door.decide(ask)
+        validator = self._validator(policy)
+        ask = validator.read(body)
+        answer = validator.decide(ask)
         return _encode(self._response(ask, answer)) if isinstance(answer, Answer) else self._act_json(ask, answer)
 
     async def _act_json(self, ask: Ask, coming: Coroutine[Any, Any, Answer]) -> bytes:
@@ -125,7 +127,7 @@ class Core:
 
     def decide(self, policy: str, ask: Ask) -> Answering:
         """Decide. Raises Problem."""
-        return self._door(policy).decide(ask)
+        return self._validator(policy).decide(ask)
 
     def _response(self, ask: Ask, answer: Answer) -> ActResponse | ManyActResponse:
         """An answer as JSON requests get it."""
@@ -147,8 +149,8 @@ class Core:
 
     def observe(self, policy: str, observations: list[Any]) -> Rows:
         """Observations as the policy's graph takes them, checked as those of a decision are. Raises Problem."""
-        door = self._door(policy)
-        return door.rows(door.ask(ActRequest(observations=observations)))
+        validator = self._validator(policy)
+        return validator.rows(validator.ask(ActRequest(observations=observations)))
 
     def rejected(self, policy: str, reason: str) -> None:
         """Count a refused request."""
@@ -176,11 +178,11 @@ class Core:
             raise Problem(404, "policy", f"there is no policy {policy!r}", expected=sorted(self.routes)[:20])
         return route
 
-    def _door(self, policy: str) -> Validate:
-        door = self._doors.get(policy)
-        if door is None:
+    def _validator(self, policy: str) -> Validate:
+        validator = self._validators.get(policy)
+        if validator is None:
             raise no_version(self.known(policy).policy)
-        return door
+        return validator
 
     def decision_id(self) -> str:
         """An id that no other decision of any worker has: this worker's random prefix and a count."""

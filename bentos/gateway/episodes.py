@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class Reports:
-    """One worker's desk for starts, rewards and outcomes of episodes."""
+    """Starts, rewards and outcomes of episodes, as one worker stores them."""
 
     def __init__(self, core: Core) -> None:
         self._core = core

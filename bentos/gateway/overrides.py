@@ -20,7 +20,7 @@ from bentos.store.writer import StoreDown
 
 
 class Overriding:
-    """One worker's desk for overrides."""
+    """Overrides, as one worker sets and clears them."""
 
     def __init__(self, core: Core) -> None:
         self._core = core

@@ -96,13 +96,13 @@ def decide(core: Core, policy: str, bodies: Sequence[bytes | None]) -> list[Part
 
     Requests of different arms are in different parts: none waits for another, or is to bear another's faults.
     """
-    door = core.gathering(policy)
-    read = [None if body is None or door is None else door.simple(body) for body in bodies]
+    validator = core.gathering(policy)
+    read = [None if body is None or validator is None else validator.simple(body) for body in bodies]
     places = [place for place, request in enumerate(read) if request is not None]
-    if door is None or len(places) < 2:
+    if validator is None or len(places) < 2:
         return [_by_themselves(range(len(bodies)))]
     try:
-        parts = door.parts(_merged(door, [request for request in read if request is not None]))
+        parts = validator.parts(_merged(validator, [request for request in read if request is not None]))
     except Exception:  # noqa: BLE001 - whose fault it is shows when each is answered by itself
         return [_by_themselves(range(len(bodies)))]
     found = [_part(core, [places[row] for row in rows], decided) for rows, decided in parts]
@@ -131,11 +131,11 @@ async def _later(core: Core, coming: Coroutine[Any, Any, Answer], size: int) -> 
         return [None] * size
 
 
-def _merged(door: Validate, requests: Sequence[ActRequest]) -> Ask:
+def _merged(validator: Validate, requests: Sequence[ActRequest]) -> Ask:
     episodes = [request.episode_id for request in requests]
     users = [request.user_id for request in requests]
     return Ask(
-        door.columns([request.observation for request in requests]),
+        validator.columns([request.observation for request in requests]),
         len(requests),
         typed=True,
         apart=True,

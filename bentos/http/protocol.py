@@ -1,8 +1,9 @@
-"""The swift protocol: uvicorn's HTTP protocol with a short way to the door.
+"""The swift protocol: uvicorn's HTTP protocol with a short way to the router.
 
-uvicorn parses and keeps connections as ever. A request for one of the gateway's own routes goes to the door as soon as
-it is complete, without the task, the events and the messages that ASGI takes: those cost more than a decision does.
-All else, and what is out of the ordinary (pipelined requests, upgrades, `Expect`), goes uvicorn's way to the same door.
+uvicorn parses and keeps connections as ever. A request for one of the gateway's own routes goes to the router as soon
+as it is complete, without the task, the events and the messages that ASGI takes: those cost more than a decision does.
+All else, and what is out of the ordinary (pipelined requests, upgrades, `Expect`), goes uvicorn's way to the same
+router.
 
 Requests for decisions that one look at the network brings are answered when all of them are read: see
 `bentos.http.coalescing`.
@@ -51,7 +52,7 @@ _SWEEP_SECONDS = 1.0
 
 
 class Exchange:
-    """A request at the door and its response: what uvicorn asks of its own request cycles, and no more."""
+    """A request for the router and its response: what uvicorn asks of its own request cycles, and no more."""
 
     __slots__ = ("disconnected", "keep_alive", "method", "path", "query", "response_complete", "task")
 

@@ -99,7 +99,7 @@ def test_the_step_is_that_of_the_state_token_where_there_is_one(
     monkeypatch.setenv("AIRLOCK_LOG_EPISODES", "1")
     url = f"sqlite:///{tmp_path}/airlock.db"
     desk = Desk(tmp_path, url, serve=Serve(fallback={"constant": 0}))
-    desk.core._doors["cartpole"].stateful = True
+    desk.core._validators["cartpole"].stateful = True
 
     async def play(desk: Desk) -> None:
         (episode,) = await desk.start(1)
