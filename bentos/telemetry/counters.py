@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -215,7 +215,7 @@ def total(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
         for name, value in document.items():
             if name == "latency":
                 summed["latency"]["sum"] += value["sum"]
-                counts, more = summed["latency"]["counts"], _counts(value)
+                counts, more = summed["latency"]["counts"], latency_counts(value)
                 summed["latency"]["counts"] = [a + b for a, b in zip(counts, more, strict=True)]
             elif isinstance(value, dict):
                 for key, times in value.items():
@@ -229,7 +229,7 @@ def total(documents: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return summed
 
 
-def _counts(latency: dict[str, Any]) -> list[int]:
+def latency_counts(latency: Mapping[str, Any]) -> list[int]:
     """A stored histogram's counts by `LATENCY_BUCKETS`. An older gateway's may have fewer buckets: what was slower than
     its last one may have been as slow as can be. Of other buckets nothing is known."""
     buckets, counts = tuple(latency["buckets"]), list(latency["counts"])

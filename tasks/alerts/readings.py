@@ -35,7 +35,7 @@ GAUGES = {
     "action_shift": Gauge("rl_action_drift", "total_variation"),
     "action_entropy": Gauge("rl_action_entropy", None, least=True),
 }
-"""The gauges that alerts and the monitor read, by metric (see `bentos/drift`)."""
+"""The gauges that alerts and the monitor read, by metric (see `bentos/telemetry/drift.py`)."""
 
 
 @dataclass(frozen=True)

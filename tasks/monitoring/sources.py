@@ -5,6 +5,7 @@ Both give the same `Seen`, so that all that is concluded from it does not depend
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from bentos import settings
 from bentos.http_client import trusted
-from bentos.telemetry.counters import LATENCY_BUCKETS, Arm
+from bentos.telemetry.counters import LATENCY_BUCKETS, Arm, latency_counts
 from tasks.alerts.readings import GAUGES, Gauge, counters
 from tasks.errors import first_line
 from tasks.monitoring.live import GatewaySilent, metrics_page
@@ -158,10 +159,9 @@ def difference(now: dict[str, Any], before: Mapping[str, Any] | None) -> dict[st
     for name, value in now.items():
         old = before.get(name)
         if name == "latency":
-            empty: dict[str, Any] = {"counts": [0] * len(value["counts"]), "sum": 0.0}
-            known = old if old and old["buckets"] == value["buckets"] else empty
-            counts = [a - b for a, b in zip(value["counts"], known["counts"], strict=True)]
-            gained[name] = {**value, "counts": counts, "sum": value["sum"] - known["sum"]}
+            known = latency_counts(old) if old else [0] * len(value["counts"])
+            counts = [a - b for a, b in zip(value["counts"], known, strict=True)]
+            gained[name] = {**value, "counts": counts, "sum": value["sum"] - (old["sum"] if old else 0.0)}
         elif isinstance(value, dict):
             gained[name] = {key: times - (old or {}).get(key, 0) for key, times in value.items()}
         elif isinstance(value, bool):
@@ -194,8 +194,13 @@ def _is(sample: Any, gauge: Gauge, policy: str, version: str) -> bool:
 
 
 def _apart(upto: Mapping[str, float]) -> list[float]:
-    """Counts of each bucket from the cumulative ones of Prometheus, by their bounds, the last one open."""
-    rising = [count for _, count in sorted((float(bound), count) for bound, count in upto.items())]
-    if len(rising) != len(LATENCY_BUCKETS) + 1:
+    """Counts of each bucket from the cumulative ones of Prometheus, by their bounds, the last one open.
+
+    Older gateways have fewer buckets. Where they are summed up with newer ones, a bound that not all have has too small
+    a count: it has at least that of the bounds below it.
+    """
+    known = {float(bound): count for bound, count in upto.items()}
+    if math.inf not in known:
         return [0.0] * (len(LATENCY_BUCKETS) + 1)
-    return [max(0.0, later - earlier) for earlier, later in zip([0.0, *rising], rising, strict=False)]
+    rising = list(itertools.accumulate((known.get(bound, 0.0) for bound in (*LATENCY_BUCKETS, math.inf)), max))
+    return [later - earlier for earlier, later in itertools.pairwise([0.0, *rising])]
