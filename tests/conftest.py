@@ -24,6 +24,9 @@ os.environ["AIRFLOW_HOME"] = str(Path(_HOME) / "airflow")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).resolve().parents[1] / "dags")
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+# Networks this small lose time to a second thread, and lose most of it where other processes want the cores. It must be
+# said before anything imports torch, which the tests of `bentos` do, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for _name in ("AIRLOCK_DATABASE_URL", "MLFLOW_TRACKING_URI", "AIRLOCK_GATEWAY_URL", "AIRLOCK_POLICIES"):

@@ -17,9 +17,6 @@ import yaml
 
 from tasks.ports import free_port
 
-# Networks this small lose time to a second thread, and lose most of it where other processes want the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 SPECS = Path(__file__).resolve().parents[2] / "dags" / "policies"
 
 
