@@ -145,7 +145,8 @@ def test_a_worker_killed_while_the_challenger_is_idle_is_nobodys_fault(
     policy.canary(0.5)
     for _ in range(2):
         policy.runs_everywhere()
-        gateway.workers()[0].kill()
-        wait_until(lambda: len(gateway.workers()) < 2, "it is gone")
+        killed = gateway.workers()[0]
+        killed.kill()
+        wait_until(lambda killed=killed: killed not in gateway.workers(), "it is gone")
     policy.runs_everywhere()
     assert policy.events() == []
