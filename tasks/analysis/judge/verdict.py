@@ -82,8 +82,9 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     In order: something else ended it (inconclusive); a tripwire, or the test of a rate or of the lower tail, fired
     (roll_back); the split is broken (inconclusive); a return lies outside the stated range, so the exact test does not
     hold (inconclusive); the primary test decided (roll_back, promote); the budget of units or hours is spent
-    (inconclusive); else continue. Tests of units see none after the one at which the first of them decided, so a
-    replay ends at the same unit. How often all of it errs is at most what `guardrails.budget` says.
+    (inconclusive); else continue. Tests of units see none after the one at which the first of them decided or
+    the budget was spent, so a replay ends at the same unit. How often all of it errs is at most what
+    `guardrails.budget` says.
 
     While it is paused only guardrails (and what else ended it) decide, and theirs see every unit, since no verdict of
     the primary test is acted on. All tests hold at every moment at once, so neither when a person pauses nor for how
@@ -94,7 +95,8 @@ def judge(evidence: Evidence, plan: CanaryPlan) -> Judgement:
     decision = decide(used, plan)
     seen = len(used.challenger) if evidence.paused else decision.units
     counted = used.first(seen)
-    assigned = units.assigned[:seen] if decision.verdict and not evidence.paused else units.assigned
+    over = bool(decision.verdict) or len(used.challenger) < len(units.challenger)
+    assigned = units.assigned[:seen] if over and not evidence.paused else units.assigned
     rails = _guardrails(evidence, counted, assigned, plan)
     earlier = min((rail.at for rail in rails if rail.at is not None), default=seen)
     if earlier < seen:

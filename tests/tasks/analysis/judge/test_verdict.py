@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.analysis.judge import guardrails
@@ -302,6 +302,7 @@ WORLDS = {
 
 
 @settings(deadline=None, max_examples=60)
+@example(world="equal", seed=28, looks=[168], budget=100)  # its split looks broken long after the budget was spent
 @given(
     world=st.sampled_from(sorted(WORLDS)),
     seed=st.integers(0, 30),
