@@ -26,6 +26,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
@@ -41,9 +42,9 @@ import bentos
 from bentos.canary import Canary
 from bentos.server import factory
 from bentos.tokens import CHALLENGER, CONTROL
-from tasks.analysis.judge.plan import CanaryPlan
 from tasks.canary import lifecycle
 from tests.bentos.policy_packages import constant_graph, write_package
+from tests.tasks.analysis import plans
 
 ROOT = Path(bentos.__file__).parents[1]
 ROOMS = tuple(f"{ROOT / room}{os.sep}" for room in ("bentos", "tasks", "plugins", "dags"))
@@ -53,23 +54,12 @@ EPISODES = 500
 POLICY, CHAMPION_VERSION, CHALLENGER_VERSION = "cartpole", "1", "2"
 OBSERVATION = [0.0, 0.0, 0.1, 0.0]
 CANARY = Canary(generation="2-walk", champion=CHAMPION_VERSION, version=CHALLENGER_VERSION, weight=0.5, salt="00" * 8)
-PLAN = CanaryPlan(
-    policy=POLICY,
+PLAN = replace(
+    plans.PLAN,
     version=CHALLENGER_VERSION,
     champion=CHAMPION_VERSION,
     generation=CANARY.generation,
     steps=(CANARY.weight,),
-    units_per_step=10,
-    objective="non_inferiority",
-    margin=25.0,
-    alpha=0.05,
-    bounds=(0.0, 500.0),
-    clipped=False,
-    abandoned_return=0.0,
-    threshold=400.0,
-    max_units_per_arm=2000,
-    max_hours=24.0,
-    latency_slo_ms=50.0,
 )
 RETURNS = {CHALLENGER: 450.0, CONTROL: 250.0}
 
